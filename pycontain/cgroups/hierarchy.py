@@ -1,0 +1,189 @@
+"""Finding the cgroup hierarchies of this machine, wherever they are mounted, and what this user may do in each.
+What cannot be used has a `Reason`, which errors and `doctor` share."""
+
+from __future__ import annotations
+
+import os
+
+from attrs import field, frozen
+
+from pycontain.cgroups import files, parse
+from pycontain.cgroups.driver import Reason
+
+PARENT = "pycontain"
+
+_READ_ONLY_REMEDY = "Mount it read-write (in a container: start that with a writable, delegated cgroup)"
+_DELEGATE_REMEDY = (
+    "Run as root, or in a delegated group: `systemd-run --user --scope -p Delegate=yes`, in which the processes move "
+    "to a group of their own below it and the controllers are enabled in its cgroup.subtree_control"
+)
+
+
+@frozen
+class Hierarchy:
+    """One mounted hierarchy. Groups are made in `base`/pycontain."""
+
+    version: int
+    base: str
+    """The mount point, or for an unprivileged user the delegated v2 group."""
+    controllers: frozenset[str]
+    """The attached controllers (v1), or those that `base` may give to groups below it (v2)."""
+    usable: frozenset[str]
+    """Those of `controllers` which can be used for groups in `base`."""
+    obstacle: Reason | None = None
+    """Why no group can be made in `base`."""
+    controllers_obstacle: Reason | None = None
+    """Why groups in `base` can have no other controllers than `usable`."""
+
+
+@frozen
+class Layout:
+    """All hierarchies of the machine, as this process sees them."""
+
+    hierarchies: tuple[Hierarchy, ...] = ()
+    kernel: dict[str, bool] = field(factory=dict)
+    """/proc/cgroups: controllers that the kernel has, and whether they are enabled."""
+
+    @property
+    def kind(self) -> str:
+        """`v1`, `v2`, `hybrid` or `none`."""
+        v1 = any(h.version == 1 for h in self.hierarchies)
+        v2 = any(h.version == 2 for h in self.hierarchies)
+        return "hybrid" if v1 and v2 else "v1" if v1 else "v2" if v2 else "none"
+
+    def reason(self, controller: str) -> Reason | None:
+        """Why `controller` cannot be used; None when it can."""
+        for hierarchy in self.hierarchies:
+            if controller in hierarchy.controllers:
+                if hierarchy.obstacle:
+                    return hierarchy.obstacle
+                return None if controller in hierarchy.usable else hierarchy.controllers_obstacle
+        return self._reason_of_absence(controller)
+
+    def _reason_of_absence(self, controller: str) -> Reason:
+        enabled = self.kernel.get("blkio" if controller == "io" else controller)
+        if enabled is None:
+            return Reason(f"this kernel has no {controller} controller", f"Boot a kernel that has {controller}")
+        if not enabled:
+            return Reason(
+                f"the {controller} controller is disabled on the kernel command line",
+                f"Boot without cgroup_disable={controller} (some boards also want cgroup_enable={controller})",
+            )
+        if not self.hierarchies:
+            return Reason(
+                "no cgroup hierarchy is mounted here", "Mount one: mount -t cgroup2 cgroup2 /sys/fs/cgroup",
+            )
+        unified = next((h for h in self.hierarchies if h.version == 2), None)
+        if unified and unified.obstacle:
+            return unified.obstacle
+        if unified and self.kind == "v2":
+            return Reason(
+                f"the {controller} controller is not delegated to {unified.base}",
+                f"Enable {controller} in the cgroup.subtree_control of the groups above it (systemd: Delegate=yes)",
+            )
+        return Reason(
+            f"the {controller} controller is in no cgroup hierarchy that is mounted here",
+            f"Mount it: mount -t cgroup -o {controller} {controller} /sys/fs/cgroup/{controller}",
+        )
+
+
+def read_layout() -> Layout:
+    """The layout of this machine now. Raises nothing: without /proc it is empty."""
+    try:
+        mounts = parse.mountinfo(files.read("/proc/self/mountinfo"))
+        own = parse.own_groups(files.read("/proc/self/cgroup"))
+        kernel = parse.kernel_controllers(files.read("/proc/cgroups"))
+    except OSError:
+        return Layout()
+    found: dict[frozenset[str], Hierarchy] = {}
+    for mount in mounts:
+        if mount.file_system not in ("cgroup", "cgroup2") or not _is_visible(mount):
+            continue
+        if mount.file_system == "cgroup2":
+            key, hierarchy = frozenset({""}), _unified(mount, own.get("", "/"))
+        else:
+            key = mount.super_options & kernel.keys()
+            hierarchy = _legacy(mount, key)
+        # One hierarchy may be mounted several times: the first mount that can be used counts.
+        if key and (key not in found or (found[key].obstacle and not hierarchy.obstacle)):
+            found[key] = hierarchy
+    return Layout(tuple(found.values()), kernel)
+
+
+def _is_visible(mount: parse.Mount) -> bool:
+    """Whether the mount point shows this mount, and not another that was mounted over it later."""
+    try:
+        return os.stat(mount.mount_point).st_dev == os.makedev(mount.major, mount.minor)
+    except OSError:
+        return False
+
+
+def _legacy(mount: parse.Mount, controllers: frozenset[str]) -> Hierarchy:
+    obstacle = _why_unwritable(mount)
+    return Hierarchy(1, mount.mount_point, controllers, frozenset() if obstacle else controllers, obstacle)
+
+
+def _unified(mount: parse.Mount, own: str) -> Hierarchy:
+    obstacle = _why_unwritable(mount)
+    base = mount.mount_point
+    if obstacle and "ro" not in mount.options | mount.super_options:
+        delegated = _delegated_group(mount, own)
+        if delegated:
+            base, obstacle = delegated, None
+    controllers = frozenset(_words(f"{base}/cgroup.controllers"))
+    if obstacle:
+        return Hierarchy(2, base, controllers, frozenset(), obstacle)
+    if not _holds_processes(base):
+        return Hierarchy(2, base, controllers, controllers)
+    # cgroup-v2.rst, "No Internal Process Constraint".
+    busy = Reason(
+        f"{base} holds processes, and a cgroup v2 group with processes cannot give controllers to groups below it",
+        "Move them to a group of their own below it before pycontain is used, and enable the controllers in its "
+        "cgroup.subtree_control",
+    )
+    enabled = controllers.intersection(_words(f"{base}/cgroup.subtree_control"))
+    return Hierarchy(2, base, controllers, enabled, None, busy)
+
+
+def _why_unwritable(mount: parse.Mount) -> Reason | None:
+    if "ro" in mount.options or "ro" in mount.super_options:
+        return Reason(f"the cgroup hierarchy at {mount.mount_point} is mounted read-only", _READ_ONLY_REMEDY)
+    if not _is_writable(mount.mount_point):
+        remedy = _DELEGATE_REMEDY if mount.file_system == "cgroup2" else "Run as root"
+        return Reason(f"user {os.geteuid()} may not make groups in {mount.mount_point}", remedy)
+    return None
+
+
+def _delegated_group(mount: parse.Mount, own: str) -> str | None:
+    """The group above the caller's own when it was delegated to this user.
+
+    The caller's own group never serves: it holds the caller. systemd's slices belong to systemd, also the user's, whose
+    directories the user could write to (https://systemd.io/CGROUP_DELEGATION/).
+    """
+    inside = own if mount.root == "/" else own[len(mount.root):] if own.startswith(mount.root + "/") else ""
+    above = inside.rpartition("/")[0]
+    if not above or above.endswith(".slice") or "/.." in own:
+        return None
+    directory = mount.mount_point.rstrip("/") + above
+    needed = (directory, f"{directory}/cgroup.procs", f"{directory}/cgroup.subtree_control")
+    return directory if all(map(_is_writable, needed)) else None
+
+
+def _is_writable(path: str) -> bool:
+    return os.access(path, os.W_OK, effective_ids=True)
+
+
+def _holds_processes(group: str) -> bool:
+    if not os.path.exists(f"{group}/cgroup.type"):
+        return False  # the true root, for which the constraint does not hold
+    try:
+        return bool(files.read(f"{group}/cgroup.procs"))
+    except OSError:
+        return True  # a threaded group: EOPNOTSUPP
+
+
+def _words(path: str) -> list[str]:
+    try:
+        return files.read(path).split()
+    except OSError:
+        return []
