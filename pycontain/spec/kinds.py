@@ -248,6 +248,7 @@ def kind_of_annotation(annotation: str) -> Kind:
     kind = _kinds.get(annotation)
     if kind is None:
         # `| None` is for type checkers: None is the default then, and "not given" everywhere else.
+        # What is evaluated is this package's own source, never a document.
         source = annotation.removesuffix(" | None")
         kind = _kinds[annotation] = _kind_of_type(eval(source, {}, _Names()))
     return kind

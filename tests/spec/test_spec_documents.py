@@ -425,7 +425,7 @@ def test_a_required_property_is_missed_wherever_it_is_removed() -> None:
                     checked.append(where)
 
     checked: list[str] = []
-    document = json.loads(json.dumps(EVERYTHING))
+    document: dict[str, Any] = json.loads(json.dumps(EVERYTHING))
     walk(Object(Spec), document, "")
     assert len(checked) > 60
     assert {"ociVersion", "root.path", "linux.namespaces[7].type"} <= set(checked)
