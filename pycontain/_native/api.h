@@ -17,7 +17,7 @@ enum pc_op {
     PC_JOIN,          /* setns(fd, n1) */
     PC_UNSHARE,       /* unshare(n1) */
     PC_FORK,          /* go on in a child, a sibling of this process (helper only): makes a joined pid namespace ours */
-    PC_WRITE,         /* write the data to fd and close it */
+    PC_ENTER,         /* write "0" to the n2 slots from fd2 on that are filled: v1 `tasks` files */
     PC_WRITE_FILE,    /* open s1 below fd (openat2 flags n1, resolve n2), write the data */
     PC_PROPAGATION,   /* the whole mount tree at "/" gets propagation n1 */
     PC_OPEN,          /* out = openat2(fd, s1, flags n1, resolve n2) */
@@ -30,7 +30,7 @@ enum pc_op {
     PC_MKDIRS,        /* create s1 and its parents inside the root fd, mode n1 */
     PC_SYMLINK,       /* symlinkat(s2, fd, s1) */
     PC_MKNOD,         /* mknodat(fd, s1, mode n1, device n2) */
-    PC_MASK,          /* hide s1 of root fd: a directory by a clone of the mount out, anything else by one of fd2 */
+    PC_MASK,          /* hide s1 of root fd: a directory by a read-only clone of out, anything else by one of fd2 */
     PC_READONLY,      /* make s1 of root fd read-only, with what is mounted below */
     PC_PIVOT,         /* pivot_root to fd and detach the old root */
     PC_HOSTNAME,      /* sethostname(s2, len) */

@@ -159,7 +159,8 @@ static void init_main(int argc, char **argv, char **envp)
 
 /* ---- guard ------------------------------------------------------------------------------------------------------- */
 
-/* One task in the owner's table: a file that the owner writes (pycontain/runtimes/owner.py) and others read. */
+/* One task in the owner's table: a file that the owner writes (pycontain/runtimes/owner.py) and others read. Entry 0 is
+ * no task: its pid is the number of the last entry that was ever used. */
 struct entry {
     uint32_t state;        /* 0 free, 1 being made or running */
     int32_t pid;           /* 0 until it is known */
@@ -230,16 +231,16 @@ static void guard_main(int argc, char **argv)
 {
     struct { int fd; short events, revents; } owner = { 0, 1 /* POLLIN */, 0 };
     const struct entry *table;
-    long count;
+    int capacity;
 
     if (argc != 4)
         leave(125);
     owner.fd = number(argv[1]);
-    count = number(argv[3]);
+    capacity = number(argv[3]);
     block_all_signals();
     PC_CALL(prctl, PR_SET_NAME, "pycontain-guard", 0, 0, 0);
     PC_CALL(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
-    table = (void *)PC_CALL(mmap, NULL, count * sizeof *table, PROT_READ, MAP_SHARED, number(argv[2]), 0);
+    table = (void *)PC_CALL(mmap, NULL, capacity * sizeof *table, PROT_READ, MAP_SHARED, number(argv[2]), 0);
     if ((unsigned long)table > -4096UL)
         leave(125);
     if (PC_CALL(clone, SIGCHLD, 0, 0, 0, 0) != 0) /* not a child of the owner: its wait() never sees the guard */
@@ -248,7 +249,7 @@ static void guard_main(int argc, char **argv)
     while (PC_CALL(ppoll, &owner, 1, NULL, NULL, 8) < 0)
         ;
     for (int pass = 0; pass < 2; pass++) /* the second is for what was forked during the first */
-        for (long i = 0; i < count; i++) {
+        for (int i = 1; i <= table[0].pid && i < capacity; i++) {
             if (!table[i].state)
                 continue;
             if (table[i].pid > 1)

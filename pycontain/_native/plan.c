@@ -77,7 +77,11 @@ static int valid_step(const struct pc_plan *plan, step_t *s)
     case PC_FSMOUNT:
         return !s->n3 || (s->s2 && s->n3 < 512 && has_strings(base, s->s2, plan->size, 2 * s->n3));
     case PC_OVERLAY:
-        return s->s1 && s->s2 && s->fd2 >= 0 && s->n2 && s->n2 < PC_SLOTS && s->fd2 + s->n2 <= PC_SLOTS;
+        if (!s->s1 || !s->s2)
+            return 0;
+        /* fall through */
+    case PC_ENTER:
+        return s->fd2 >= 0 && s->n2 && s->n2 < PC_SLOTS && (uint64_t)s->fd2 + s->n2 <= PC_SLOTS;
     case PC_STDIO:
         return s->n1 < PC_SLOTS && s->n2 < PC_SLOTS && s->n3 < PC_SLOTS;
     case PC_SECCOMP:
@@ -147,10 +151,10 @@ static long store(exec_t *x, int32_t slot, long fd)
 
 static void drop(exec_t *x, int32_t slot)
 {
-    if (slot >= 0 && x->context->fds[slot] >= 0) {
+    if (fd_of(x, slot) >= 0)
         PC_CALL(close, x->context->fds[slot]);
+    if (slot >= 0)
         x->context->fds[slot] = -1;
-    }
 }
 
 static char *append(char *to, const char *end, const char *from)
@@ -270,11 +274,13 @@ static long write_all(exec_t *x, int fd, const char *data, size_t length)
     return 0;
 }
 
-static long op_write(exec_t *x, step_t *s)
+static long op_enter(exec_t *x, step_t *s)
 {
-    long ret = write_all(x, fd_of(x, s->fd), text(x, s->s2), s->len);
+    long ret = 0;
 
-    drop(x, s->fd);
+    for (int64_t i = 0; i < (int64_t)s->n2 && ret == 0; i++)
+        if (fd_of(x, s->fd2 + i) >= 0)
+            ret = write_all(x, fd_of(x, s->fd2 + i), "0", 1);
     return ret;
 }
 
@@ -432,14 +438,17 @@ static long op_attach(exec_t *x, step_t *s)
     return ret;
 }
 
-/* Clones what is mounted at `source` over `target`. */
-static long cover(exec_t *x, int source, int target)
+/* Clones what is at `source` over `target`, a directory read-only. */
+static long cover(exec_t *x, int source, int target, int directory)
 {
-    long tree = clone_tree(x, source, 0), ret;
+    long tree = clone_tree(x, source, 0), ret = 0;
 
     if (tree < 0)
         return tree;
-    ret = move_onto(x, (int)tree, target);
+    if (directory)
+        ret = set_attributes(x, (int)tree, MOUNT_ATTR_RDONLY, 0, 0, 0);
+    if (ret == 0)
+        ret = move_onto(x, (int)tree, target);
     PC_CALL(close, tree);
     return ret;
 }
@@ -451,7 +460,7 @@ static long op_mask(exec_t *x, step_t *s)
     if (target < 0) /* what this kernel does not have needs no mask */
         return target == -ENOENT || target == -ENOTDIR ? 0 : target;
     directory = is_directory(x, (int)target);
-    ret = directory < 0 ? directory : cover(x, fd_of(x, directory ? s->out : s->fd2), (int)target);
+    ret = directory < 0 ? directory : cover(x, fd_of(x, directory ? s->out : s->fd2), (int)target, (int)directory);
     PC_CALL(close, target);
     return ret;
 }
@@ -693,7 +702,7 @@ static long run_step(exec_t *x, step_t *s)
     case PC_JOIN: return CALL(x, setns, fd_of(x, s->fd), s->n1);
     case PC_UNSHARE: return CALL(x, unshare, s->n1);
     case PC_FORK: return x->fork ? x->fork(x->context) : -ENOSYS;
-    case PC_WRITE: return op_write(x, s);
+    case PC_ENTER: return op_enter(x, s);
     case PC_WRITE_FILE: return op_write_file(x, s);
     case PC_PROPAGATION: return op_propagation(x, s);
     case PC_OPEN: return store(x, s->out, open_at(x, dir_of(x, s->fd), text(x, s->s1), s->n1, 0, s->n2));

@@ -1,0 +1,56 @@
+"""Turns a step that failed into an error that says what, why and what helps."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pycontain.errors import CommandNotExecutable, CommandNotFound, StartFailed, name_of
+from pycontain.linux.plan import Plan
+from pycontain.runtimes.remedies import remedy_for
+from pycontain.runtimes.start import StepFailed
+
+
+def start_failed(failure: StepFailed, plan: Plan, argv: list[str], candidates: list[str]) -> StartFailed:
+    """The error to raise for a failure of `plan`."""
+    if failure.index is None:
+        return StartFailed(
+            f"the process could not be created: clone3: {name_of(failure.errno)}",
+            syscall="clone3", errno=failure.errno, remedy=remedy_for("clone3", failure.errno),
+        )
+    step = plan.steps[failure.index].text
+    if failure.syscall in ("execve", "execveat"):
+        return command_failed(failure.errno, failure.candidate, argv, candidates, step)
+    return StartFailed(
+        f"the container could not be started: {step}: {failure.syscall}: {name_of(failure.errno)}",
+        step=step, syscall=failure.syscall, errno=failure.errno, remedy=remedy_for(failure.syscall, failure.errno, step),
+    )
+
+
+def command_failed(code: int, candidate: int, argv: list[str], candidates: list[str], step: str) -> StartFailed:
+    """The error for a command that could not be executed; `candidate` is the path that was found, or -1."""
+    details = {"step": step, "syscall": "execve", "errno": code}
+    if candidate < 0:
+        directories = [os.path.dirname(path) for path in candidates]
+        where = "" if "/" in argv[0] else f" in {':'.join(directories)}"
+        return CommandNotFound(f"{argv[0]!r} was not found{where}", **details)  # type: ignore[arg-type]
+    path = candidates[candidate]
+    if code == errno.ENOENT:
+        return CommandNotFound(
+            f"{path!r} is there, but its interpreter or loader is not",
+            remedy="Look at its first line, or use a program that is linked statically or for this root's libc",
+            **details,  # type: ignore[arg-type]
+        )
+    causes = {
+        errno.EACCES: (f"{path!r} is not executable for this user", "Check its mode, those of its directories, and noexec"),
+        errno.ENOEXEC: (
+            f"{path!r} has no format that this kernel executes",
+            "It is for another architecture, or a script without a #! line",
+        ),
+        errno.E2BIG: (
+            f"the arguments and environment of {argv[0]!r} are too long",
+            "One string may have 128 KiB, all together a quarter of the stack limit: use standard input or a file",
+        ),
+    }
+    message, remedy = causes.get(code, (f"{path!r} could not be executed: {name_of(code)}", None))
+    return CommandNotExecutable(message, remedy=remedy, **details)  # type: ignore[arg-type]

@@ -1,0 +1,221 @@
+"""The root of a container as steps: what it is made of, what is mounted in it, what is hidden.
+
+Everything is mounted in the container's own mount namespace. A small tmpfs, the scratch mount, covers a directory that
+exists everywhere (there, not on the host); the root is mounted in it, and for a copy-on-write root it also holds
+the upper and work directories. When the old root is detached it is out of reach for all. Sources are opened before.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+
+from attrs import define, field
+
+from pycontain.errors import InvalidArgument, NotSupported, SpecError
+from pycontain.linux import plan as steps
+from pycontain.linux.mountinfo import MountInfo, MountTable
+from pycontain.linux.mounts import MountAttr, MountFlag, MountOptions, parse_options
+from pycontain.linux.plan import Step
+from pycontain.runtimes.features import stacks_under_overlay
+from pycontain.spec import Mount, Spec
+
+COPY_ON_WRITE = "org.pycontain.root.copy-on-write"
+
+# Devices that every container has, by the OCI ("Default Devices", config-linux.md): name, minor of major 1 or 5.
+DEVICES = (
+    ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
+)
+DEVICE_LINKS = (
+    ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"),
+)
+
+# File systems of the kernel, not of files: a copy of the host's tree leaves them out.
+KERNEL_FILE_SYSTEMS = frozenset((
+    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs",
+    "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs",
+))
+OWN_DIRECTORIES = ("/proc", "/sys", "/dev", "/run", "/tmp")
+
+STAGES = ("/tmp", "/run", "/mnt", "/sys")
+
+_mount_table: MountTable | None = None
+
+
+@define
+class RootPlan:
+    """Collects the steps of one root. `sources` must run before anything is covered, `steps` afterwards."""
+
+    spec: Spec
+    user_namespace: bool
+    tty_group: bool
+    sources: list[Step] = field(factory=list)
+    steps: list[Step] = field(factory=list)
+
+    def build(self) -> None:
+        if self.spec.root is None:
+            raise SpecError("root: a container with a mount namespace of its own needs a root")
+        path = os.path.abspath(self.spec.root.path)
+        copy_on_write = self.spec.annotations.get(COPY_ON_WRITE) == "true"
+        self._scratch()
+        if copy_on_write:
+            self._copy_on_write(path)
+        else:
+            self.sources.append(steps.tree(path, "root"))
+            self.steps.append(steps.attach("root", "root", root="scratch"))
+        for index, mount in enumerate(self.spec.mounts):
+            self._mount(mount, f"mount{index}")
+
+    def finish(self) -> list[Step]:
+        """What comes after all else was written below the root: it may be read-only from then on."""
+        linux = self.spec.linux
+        last: list[Step] = []
+        if linux is not None and linux.masked_paths:
+            last += [
+                steps.mkdir("scratch", "empty", 0o555),
+                steps.open_path("empty", "empty", root="scratch", directory=True),
+                steps.open_path("/dev/null", "null", root="root"),
+            ]
+            last += [steps.mask("root", path, null="null", empty="empty") for path in linux.masked_paths]
+        if linux is not None:
+            last += [steps.read_only("root", path) for path in linux.readonly_paths]
+        if self.spec.root is not None and self.spec.root.readonly:
+            last.append(steps.setattr_mount("root", MountAttr.RDONLY))
+        last.append(steps.pivot("root"))
+        return last
+
+    # ---- the root itself
+
+    def _scratch(self) -> None:
+        stage = next((path for path in STAGES if os.path.isdir(path)), None)
+        if stage is None:
+            raise NotSupported("none of the directories " + ", ".join(STAGES) + " exists to build a root on")
+        self.steps += [
+            steps.file_system("tmpfs", "scratch", [("source", "pycontain"), ("mode", "0755")]),
+            steps.attach("scratch", stage, root=None),
+            steps.mkdir("scratch", "root"),
+        ]
+
+    def _copy_on_write(self, path: str) -> None:
+        try:
+            info = os.stat(path)
+        except OSError as error:
+            raise InvalidArgument(f"the root {path!r} cannot be used: {error.strerror}") from None
+        if not stat.S_ISDIR(info.st_mode):
+            raise InvalidArgument(f"the root {path!r} is not a directory")
+        self._overlay(path, "root", "root", 0, info)
+        self.steps.append(steps.attach("root", "root", root="scratch"))
+        for index, mount in enumerate(_submounts(path), 1):
+            self._submount(mount, path, index)
+
+    def _overlay(self, lower: str, out: str, about: str, index: int, info: os.stat_result) -> None:
+        """An overlay with `lower` below and its upper and work directories in the scratch mount."""
+        name = f"lower{index}"
+        self.sources.append(steps.open_path(lower, name, directory=True))
+        self.steps += [
+            # the upper directory is what one sees as the top of the merged tree
+            steps.mkdir("scratch", f"u{index}", stat.S_IMODE(info.st_mode)),
+            steps.mkdir("scratch", f"w{index}", 0o700),
+            steps.overlay(out, [name], "scratch", f"u{index}", f"w{index}", MountAttr.NODEV, userxattr=self.user_namespace),
+        ]
+
+    def _submount(self, mount: MountInfo, root: str, index: int) -> None:
+        """A file system mounted below the root's: copied on write too, or read-only where overlay cannot do that."""
+        target = os.path.relpath(mount.mount_point, root)
+        out = f"submount{index}"
+        try:
+            info = os.stat(mount.mount_point)
+        except OSError:  # a mount of another user (FUSE), or one that is covered: it is not there for us
+            return
+        read_only = "ro" in mount.options or "ro" in mount.super_options
+        if stat.S_ISDIR(info.st_mode) and not read_only and stacks_under_overlay(mount.mount_point):
+            self._overlay(mount.mount_point, out, target, index, info)
+        else:
+            self.sources += [
+                steps.tree(mount.mount_point, out, recursive=False),
+                steps.setattr_mount(out, MountAttr.RDONLY | MountAttr.NODEV, about=mount.mount_point),
+            ]
+        self.steps.append(steps.attach(out, target, root="root"))
+
+    # ---- the mounts of the specification
+
+    def _mount(self, mount: Mount, name: str) -> None:
+        options = parse_options(mount.options)
+        if os.path.normpath(mount.destination) == "/":
+            raise InvalidArgument("a mount on / would hide the root")
+        if mount.uid_mappings or mount.gid_mappings:
+            raise NotSupported(f"id-mapped mounts ({mount.destination}) are not supported yet")
+        if options.remount:
+            raise NotSupported(f"remount ({mount.destination}) is not supported: give the options with the mount")
+        if options.bind or mount.type == "bind":
+            self._bind(mount, options, name)
+        else:
+            self._file_system(mount, options, name)
+        if options.propagation:
+            self.steps.append(
+                steps.setattr_mount(
+                    name, propagation=int(options.propagation & ~MountFlag.REC),
+                    recursive=bool(options.propagation & MountFlag.REC), about=mount.destination,
+                )
+            )
+        if os.path.normpath(mount.destination) == "/dev" and mount.type == "tmpfs":
+            self._devices(name)
+
+    def _bind(self, mount: Mount, options: MountOptions, name: str) -> None:
+        if not mount.source:
+            raise SpecError(f"mounts: the bind mount on {mount.destination} has no source")
+        if options.data:
+            raise InvalidArgument(f"the bind mount on {mount.destination} cannot have the options {options.data}")
+        self.sources.append(
+            steps.tree(os.path.abspath(mount.source), name, recursive=options.bind != "bind")
+        )
+        self._attributes(options, name, mount.destination)
+        self.steps.append(steps.attach(name, mount.destination, root="root"))
+
+    def _attributes(self, options: MountOptions, name: str, about: str) -> None:
+        if options.attr_set or options.attr_clr:
+            self.steps.append(steps.setattr_mount(name, options.attr_set, options.attr_clr, about=about))
+        if options.recursive_set or options.recursive_clr:
+            self.steps.append(
+                steps.setattr_mount(name, options.recursive_set, options.recursive_clr, recursive=True, about=about)
+            )
+
+    def _file_system(self, mount: Mount, options: MountOptions, name: str) -> None:
+        kind = mount.type or ""
+        data = [("source", mount.source or kind)]
+        data += [(key, value) for key, _, value in (option.partition("=") for option in options.data)]
+        if kind == "cgroup":
+            raise NotSupported(f"a mount of type cgroup ({mount.destination}) is not supported yet, cgroup2 is")
+        if kind == "devpts" and self.user_namespace and not self.tty_group:
+            data = [pair for pair in data if pair[0] != "gid"]
+        if kind == "":
+            raise SpecError(f"mounts: the mount on {mount.destination} has no type")
+        self.steps.append(steps.file_system(kind, name, data, options.attr_set))
+        self.steps.append(steps.attach(name, mount.destination, root="root"))
+
+    def _devices(self, directory: str) -> None:
+        for name, major, minor in DEVICES:
+            if self.user_namespace:  # mknod is not allowed there: the host's nodes are bound
+                self.sources.append(steps.tree(f"/dev/{name}", f"device-{name}", recursive=False))
+                self.steps.append(steps.attach(f"device-{name}", f"/dev/{name}", root="root"))
+            else:
+                device = os.makedev(major, minor)
+                self.steps.append(steps.mknod(directory, name, stat.S_IFCHR | 0o666, device))
+        for name, target in DEVICE_LINKS:
+            self.steps.append(steps.symlink(directory, name, target))
+
+
+def _submounts(root: str) -> Iterable[MountInfo]:
+    """The mounts of files below `root`, those of the kernel and those a container has of its own left out."""
+    global _mount_table
+    if _mount_table is None:
+        _mount_table = MountTable()
+    prefix = root.rstrip("/") + "/"
+    topmost = {mount.mount_point: mount for mount in _mount_table.mounts()}
+    for point in sorted(topmost):
+        mount = topmost[point]
+        own = root == "/" and any(point == name or point.startswith(name + "/") for name in OWN_DIRECTORIES)
+        if point.startswith(prefix) and point != "/" and not own and mount.fs_type not in KERNEL_FILE_SYSTEMS:
+            yield mount
