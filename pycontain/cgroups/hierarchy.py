@@ -102,7 +102,7 @@ def read_layout() -> Layout:
         if mount.file_system == "cgroup2":
             key, hierarchy = frozenset({""}), _unified(mount, own.get("", "/"))
         else:
-            key = mount.super_options & kernel.keys()
+            key = mount.super_options.intersection(kernel)
             hierarchy = _legacy(mount, key)
         # One hierarchy may be mounted several times: the first mount that can be used counts.
         if key and (key not in found or (found[key].obstacle and not hierarchy.obstacle)):
