@@ -1,0 +1,77 @@
+"""pycontain runs Linux containers directly from the calling process.
+
+The public names are these; each is imported from its module when it is first used, so that `import pycontain` costs
+next to nothing. Layers, from the top: container, task, result, streams; then runtimes, cgroups, network; then spec and
+linux; at the bottom the C core in _native. Each imports only from those below it (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pycontain.container import Container as Container
+    from pycontain.doctor import Finding as Finding
+    from pycontain.doctor import Report as Report
+    from pycontain.doctor import doctor as doctor
+    from pycontain.errors import CgroupError as CgroupError
+    from pycontain.errors import CommandNotExecutable as CommandNotExecutable
+    from pycontain.errors import CommandNotFound as CommandNotFound
+    from pycontain.errors import InvalidArgument as InvalidArgument
+    from pycontain.errors import LimitNotSupported as LimitNotSupported
+    from pycontain.errors import NotSupported as NotSupported
+    from pycontain.errors import ProcessFailed as ProcessFailed
+    from pycontain.errors import PycontainError as PycontainError
+    from pycontain.errors import SpecError as SpecError
+    from pycontain.errors import StartFailed as StartFailed
+    from pycontain.errors import TaskError as TaskError
+    from pycontain.errors import WaitTimeout as WaitTimeout
+    from pycontain.network import NetworkNamespace as NetworkNamespace
+    from pycontain.result import Result as Result
+    from pycontain.result import Usage as Usage
+    from pycontain.streams import DEVNULL as DEVNULL
+    from pycontain.streams import PIPE as PIPE
+    from pycontain.streams import STDOUT as STDOUT
+    from pycontain.task import Task as Task
+
+_NAMES = {
+    "container": ("Container",),
+    "doctor": ("Finding", "Report", "doctor"),
+    "errors": (
+        "CgroupError",
+        "CommandNotExecutable",
+        "CommandNotFound",
+        "InvalidArgument",
+        "LimitNotSupported",
+        "NotSupported",
+        "ProcessFailed",
+        "PycontainError",
+        "SpecError",
+        "StartFailed",
+        "TaskError",
+        "WaitTimeout",
+    ),
+    "network": ("NetworkNamespace",),
+    "result": ("Result", "Usage"),
+    "streams": ("DEVNULL", "PIPE", "STDOUT"),
+    "task": ("Task",),
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_MODULE_OF)]
+
+
+def __getattr__(name: str) -> object:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

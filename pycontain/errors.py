@@ -78,6 +78,10 @@ class TaskError(PycontainError):
     """An operation that the state of the task does not allow."""
 
 
+class WaitTimeout(PycontainError, TimeoutError):
+    """The time of a wait is over. What was waited for goes on."""
+
+
 class ProcessFailed(PycontainError):
     """Raised by `Result.check()` and `run(..., check=True)`. `result` carries both streams."""
 

@@ -277,7 +277,10 @@ class _Compiler:
 
         if linux.seccomp is not None:
             return [steps.seccomp(seccomp.compile(linux.seccomp), seccomp.filter_flags(linux.seccomp))]
-        return [steps.seccomp(seccomp.default_filter())] if self.default_filter else []
+        if not self.default_filter:
+            return []
+        bounding = self._process().capabilities
+        return [steps.seccomp(seccomp.default_filter(frozenset(bounding.bounding if bounding else caps.NAMES)))]
 
 
 def _search_path(process: Process) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ def start_joined(
                 pid, pidfd = _grandchild(ours, pidfd, record)
             _await_exec(ours)
         except BaseException:
+            record(0, -1)
             _end(pidfd)
             raise
         return pid, pidfd

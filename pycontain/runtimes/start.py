@@ -59,7 +59,7 @@ def start(
     """Starts a child that executes `plan`, and returns its pid and pidfd once it has executed its command.
 
     `descriptors` fills the plan's slots. `record(pid, pidfd)` runs while the child is held back: afterwards the caller
-    can find and kill it whatever happens to this process.
+    can find and kill it whatever happens to this process. `record(0, -1)` tells it that the child is gone again.
 
     Raises:
         StepFailed: when a step failed. The child has been reaped.
@@ -87,6 +87,7 @@ def start(
         return context.pid, context.pidfd
     except BaseException:
         if context.pid > 0:
+            record(0, -1)
             _end_child(arena, context)
         raise
     finally:

@@ -1,0 +1,101 @@
+"""Network namespaces with a name and a file of their own, as `ip netns` makes them (ip-netns(8))."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+import struct
+import threading
+
+from attrs import frozen
+
+from pycontain.errors import InvalidArgument, NotSupported, PycontainError, name_of
+from pycontain.linux.mounts import MountFlag, UmountFlag, mount, umount
+from pycontain.linux.namespaces import NamespaceType, unshare
+
+DIRECTORY = "/run/netns"
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@frozen
+class NetworkNamespace:
+    """A network namespace that is kept by a file in /run/netns, visible to `ip netns`, until `delete`.
+
+    The one thing of pycontain's that outlives the process: it has to be asked for by name.
+    """
+
+    name: str
+
+    def __attrs_post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name) or self.name in (".", ".."):
+            raise InvalidArgument(f"{self.name!r} is not a name: use up to 64 letters, digits, '_', '.' and '-'")
+
+    @classmethod
+    def create(cls, name: str) -> NetworkNamespace:
+        """Makes a new namespace in which only the loopback interface is there, and up.
+
+        Raises `PycontainError` when the name is taken, `NotSupported` without the privileges.
+        """
+        namespace = cls(name)
+        _ensure_directory()
+        try:
+            os.close(os.open(namespace.path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
+        except FileExistsError:
+            raise PycontainError(f"there is a network namespace {name!r} already") from None
+        try:
+            _hold_new_namespace(namespace.path)
+        except BaseException:
+            os.unlink(namespace.path)
+            raise
+        return namespace
+
+    @property
+    def path(self) -> str:
+        return os.path.join(DIRECTORY, self.name)
+
+    def delete(self) -> None:
+        """Removes the name; the namespace itself goes with the last process in it. Raises when there is none."""
+        try:
+            umount(self.path, UmountFlag.DETACH)
+        except OSError as error:
+            if not os.path.exists(self.path):
+                raise PycontainError(f"there is no network namespace {self.name!r}") from None
+            if error.errno != 22:  # EINVAL: a file on which nothing is mounted
+                raise
+        os.unlink(self.path)
+
+
+def _ensure_directory() -> None:
+    try:
+        os.makedirs(DIRECTORY, 0o755, exist_ok=True)
+    except PermissionError as error:
+        raise NotSupported(f"{DIRECTORY} cannot be made: {name_of(error.errno or 0)}", remedy="Run as root") from None
+
+
+def _hold_new_namespace(path: str) -> None:
+    """Mounts the file of a new namespace on `path`. A throw-away thread is in it for as long as that takes."""
+    failures: list[OSError] = []
+
+    def make() -> None:
+        try:
+            unshare(NamespaceType.NET)
+            _bring_loopback_up()
+            mount("/proc/thread-self/ns/net", path, None, MountFlag.BIND)
+        except OSError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=make, name="pycontain-netns")
+    thread.start()
+    thread.join()
+    if failures:
+        code = failures[0].errno or 0
+        raise NotSupported(f"a network namespace cannot be made: {name_of(code)}", remedy="Run as root") from failures[0]
+
+
+def _bring_loopback_up() -> None:
+    """SIOCSIFFLAGS with IFF_UP, see netdevice(7)."""
+    request = struct.pack("16sh22x", b"lo", 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, 0x8914, request)

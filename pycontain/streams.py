@@ -1,0 +1,188 @@
+"""The standard streams of a task: what the caller asked for, and the pipes that carry it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from collections.abc import Iterator
+from typing import IO, Union
+
+from attrs import define, field
+
+from pycontain.errors import InvalidArgument, NotSupported
+from pycontain.runtimes.launch import Streams
+from pycontain.runtimes.remedies import DESCRIPTORS
+
+PIPE = -1
+STDOUT = -2
+DEVNULL = -3
+
+Stream = Union[int, IO[bytes], IO[str], None]
+
+CHUNK = 65536
+
+
+@define
+class Capture:
+    """The reading end of a stream and what came out of it. At the end of the stream `fd` is -1."""
+
+    fd: int = -1
+    chunks: list[bytes] = field(factory=list)
+
+    def read(self) -> bool:
+        """Takes what is there. False at the end of the stream."""
+        try:
+            data = os.read(self.fd, CHUNK)
+        except BlockingIOError:
+            return True
+        if data:
+            self.chunks.append(data)
+            return True
+        self.close()
+        return False
+
+    def drain(self) -> None:
+        """Takes what is left once all writers are gone."""
+        while self.fd >= 0:
+            before = len(self.chunks)
+            if not self.read() or len(self.chunks) == before:
+                self.close()
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def value(self) -> bytes:
+        return b"".join(self.chunks)
+
+
+@define
+class Feed:
+    """The writing end of standard input and what is to go into it."""
+
+    fd: int = -1
+    data: memoryview = field(factory=lambda: memoryview(b""))
+
+    def write(self) -> bool:
+        """Gives what is taken. False when there is no more to give, or no one to take it."""
+        try:
+            self.data = self.data[os.write(self.fd, self.data[:CHUNK]) :]
+        except BlockingIOError:
+            return True
+        except BrokenPipeError:
+            self.data = self.data[:0]
+        if len(self.data) == 0:
+            self.close()
+            return False
+        return True
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+@define
+class Plumbing:
+    """The three streams of one task. `close_theirs` after the start, `close` at the end."""
+
+    streams: Streams = field(factory=Streams)
+    feed: Feed = field(factory=Feed)
+    stdout: Capture = field(factory=Capture)
+    stderr: Capture = field(factory=Capture)
+    _theirs: list[int] = field(factory=list)
+
+    def open(self, stdin: Stream, stdout: Stream, stderr: Stream, data: bytes | None) -> None:
+        """Opens what is needed. Raises `InvalidArgument` for what is not a stream; `close` undoes it."""
+        if stdin == STDOUT or stdout == STDOUT:
+            raise InvalidArgument("STDOUT can only be given for standard error")
+        if stdin == PIPE and data is None:
+            raise InvalidArgument("a pipe to standard input needs `input`", remedy="Pass bytes, or a file object")
+        try:
+            self.streams.stdin = self._feed(data) if data is not None else self._plain(stdin, 0, os.O_RDONLY)
+            self.streams.stdout = self._capture(self.stdout) if stdout == PIPE else self._plain(stdout, 1, os.O_WRONLY)
+            if stderr == STDOUT:
+                self.streams.stderr = self.streams.stdout
+            else:
+                self.streams.stderr = self._capture(self.stderr) if stderr == PIPE else self._plain(stderr, 2, os.O_WRONLY)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise NotSupported("there is no free descriptor for the task's streams", remedy=DESCRIPTORS) from None
+            raise
+
+    def _pipe(self) -> tuple[int, int]:
+        return os.pipe2(os.O_CLOEXEC)
+
+    def _feed(self, data: bytes) -> int:
+        theirs, ours = self._pipe()
+        self._theirs.append(theirs)
+        os.set_blocking(ours, False)
+        self.feed.fd, self.feed.data = ours, memoryview(data)
+        return theirs
+
+    def _capture(self, capture: Capture) -> int:
+        ours, theirs = self._pipe()
+        self._theirs.append(theirs)
+        os.set_blocking(ours, False)
+        capture.fd = ours
+        return theirs
+
+    def _plain(self, stream: Stream, inherited: int, mode: int) -> int:
+        if stream is None:
+            return self._inherit(inherited, mode)
+        if stream == DEVNULL:
+            return self._null(mode)
+        if isinstance(stream, int):
+            if stream < 0:
+                raise InvalidArgument(f"{stream} is not a descriptor, nor PIPE, STDOUT or DEVNULL")
+            return stream
+        try:
+            return stream.fileno()
+        except (AttributeError, OSError, ValueError):
+            raise InvalidArgument(f"{stream!r} is not a stream: it has no file descriptor") from None
+
+    def _inherit(self, fd: int, mode: int) -> int:
+        """The caller's own stream; where it has closed it, /dev/null."""
+        try:
+            os.fstat(fd)
+        except OSError:
+            return self._null(mode)
+        return fd
+
+    def _null(self, mode: int) -> int:
+        fd = os.open("/dev/null", mode | os.O_CLOEXEC)
+        self._theirs.append(fd)
+        return fd
+
+    def close_theirs(self) -> None:
+        """Closes what only the task has to hold open."""
+        while self._theirs:
+            os.close(self._theirs.pop())
+
+    def close(self) -> None:
+        self.close_theirs()
+        for end in (self.feed, self.stdout, self.stderr):
+            end.close()
+
+    def waiting(self) -> Iterator[tuple[int, int]]:
+        """The descriptors to poll, with the events."""
+        if self.feed.fd >= 0:
+            yield self.feed.fd, select.POLLOUT
+        for capture in (self.stdout, self.stderr):
+            if capture.fd >= 0:
+                yield capture.fd, select.POLLIN
+
+    def serve(self, fd: int) -> bool:
+        """Moves data of the descriptor that is ready. False when it needs no more polling."""
+        if fd == self.feed.fd:
+            return self.feed.write()
+        capture = self.stdout if fd == self.stdout.fd else self.stderr
+        return capture.read()
+
+    def drain(self) -> None:
+        """At the end of the task, when all writers are gone."""
+        self.feed.close()
+        self.stdout.drain()
+        self.stderr.drain()

@@ -1,0 +1,249 @@
+"""A started container."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal as signals
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+from typing_extensions import Self
+
+from pycontain.errors import InvalidArgument, TaskError, WaitTimeout
+from pycontain.result import Reason, Result, Usage
+from pycontain.runtimes.native import NativeProcess
+from pycontain.streams import Plumbing, Stream
+
+if TYPE_CHECKING:
+    from pycontain.cgroups import CgroupUsage
+    from pycontain.linux.pidfd import Ended
+    from pycontain.runtimes.compile import Compiled
+
+State = Literal["created", "running", "ended"]
+
+KILL_LIMIT = 30.0  # seconds that a killed task may take to end: only a process stuck in the kernel needs more
+
+
+class Task:
+    """A running container. Like `subprocess.Popen`, but its end is the end of everything that runs inside.
+
+    Made by `Container.start()`. It is a context manager: at the end of the block it is killed if it still runs. A task
+    that is not waited for ends with the Python process, however that ends.
+
+    Attributes:
+        argv: the command.
+        pid: of its first process, as the caller sees it; 0 once the task has ended.
+        pidfd: a descriptor for that process, owned by the task; -1 once the task has ended.
+    """
+
+    def __init__(self, compiled: Compiled, argv: Sequence[str], encoding: str, errors: str) -> None:
+        self.argv = tuple(argv)
+        self._process = NativeProcess(compiled)
+        self._plumbing = Plumbing()
+        self._encoding, self._errors = encoding, errors
+        self._result: Result | None = None
+        self._failure: BaseException | None = None
+        self._done = threading.Event()
+        self._killed_for: Reason | None = None
+        self._started = 0.0
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def pidfd(self) -> int:
+        return self._process.pidfd
+
+    @property
+    def state(self) -> State:
+        """"created" (only while it starts), "running" or "ended"."""
+        if self._done.is_set():
+            return "ended"
+        return "running" if self._started else "created"
+
+    @property
+    def result(self) -> Result | None:
+        """How it ended, None while it runs."""
+        return self._result
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """Waits until the task has ended.
+
+        `timeout` is in seconds. Raises `WaitTimeout` when it is over; the task goes on.
+        """
+        if not self._done.wait(timeout):
+            raise WaitTimeout(f"{self!r} has not ended within {timeout} s")
+        if self._failure is not None:
+            raise self._failure
+        if self._result is None:
+            raise TaskError(f"{self!r} has no result")
+        return self._result
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the first process. Without effect when the task has ended.
+
+        As process 1 of its pid namespace it gets only signals that it handles, see pid_namespaces(7).
+        """
+        if not 0 < number < signals.NSIG:
+            raise InvalidArgument(f"{number} is not a signal")
+        self._process.send_signal(number)
+
+    def kill(self) -> Result:
+        """Kills the whole task at once, and waits for its end."""
+        self._kill("killed")
+        return self.wait(KILL_LIMIT)
+
+    def stop(self, timeout: float = 10.0, signal: int = signals.SIGTERM) -> Result:
+        """Asks the first process to end, and kills the task when it has not after `timeout` seconds.
+
+        A process 1 that does not handle `signal` never gets it: it is killed without delay.
+        """
+        if self._done.is_set():
+            return self.wait()
+        if self._would_arrive(signal):
+            self._process.send_signal(signal)
+            try:
+                return self.wait(timeout)
+            except WaitTimeout:
+                pass
+        return self.kill()
+
+    def _kill(self, reason: Reason) -> None:
+        if not self._done.is_set():
+            self._killed_for = self._killed_for or reason
+            self._process.kill()
+
+    def _would_arrive(self, number: int) -> bool:
+        """Whether the first process handles, or blocks and may wait for, a signal: Linux drops it otherwise, if process 1."""
+        caught = 0
+        try:
+            with open(f"/proc/{self.pid}/status") as file:
+                for line in file:
+                    if line.startswith("NSpid:") and line.split()[-1] != "1":
+                        return True
+                    if line.startswith(("SigCgt:", "SigBlk:")):
+                        caught |= int(line.split()[1], 16)
+        except OSError:
+            return True
+        return bool(caught >> (number - 1) & 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._done.is_set():
+            self.kill()
+
+    def __repr__(self) -> str:
+        command = " ".join(self.argv)
+        command = command if len(command) <= 40 else command[:37] + "..."
+        return f"<Task {command!r} pid {self.pid}>" if self.state == "running" else f"<Task {command!r} {self.state}>"
+
+    # ---- for Container and the monitor
+
+    def _start(self, stdin: Stream, stdout: Stream, stderr: Stream, data: bytes | None) -> None:
+        """Starts it. After an exception nothing is left."""
+        try:
+            self._plumbing.open(stdin, stdout, stderr, data)
+            self._process.start(self.argv, self._plumbing.streams)
+            self._started = time.monotonic()
+            self._plumbing.close_theirs()
+        except BaseException:
+            self._abort()
+            raise
+
+    def _start_terminal(self) -> int:
+        """Starts it on a terminal of its own; the descriptor of the other end, which the caller closes."""
+        import socket
+
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            try:
+                self._plumbing.streams.console = theirs.fileno()
+                self._process.start(self.argv, self._plumbing.streams)
+                self._started = time.monotonic()
+                ours.settimeout(10)
+                _, received, _, _ = socket.recv_fds(ours, 1, 1)
+                os.set_inheritable(received[0], False)
+                return received[0]
+            except BaseException:
+                self._abort()
+                raise
+
+    def _run(self, timeout: float | None) -> Result:
+        """Serves the streams in the calling thread until the task has ended."""
+        deadline = None if timeout is None else self._started + timeout
+        try:
+            self._serve(deadline)
+            self._finish()
+        except BaseException:
+            self._abort()
+            raise
+        return self.wait()
+
+    def _serve(self, deadline: float | None) -> None:
+        pidfd = self._process.pidfd
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        for fd, events in self._plumbing.waiting():
+            poll.register(fd, events)
+        while True:
+            left = None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000)
+            ready = poll.poll(left)
+            if not ready and left is not None:
+                if self._killed_for == "timeout":
+                    raise TaskError(f"{self!r} does not die: a process is stuck in the kernel")
+                self._kill("timeout")
+                deadline = time.monotonic() + KILL_LIMIT
+            for fd, _ in ready:
+                if fd == pidfd:
+                    return
+                if not self._plumbing.serve(fd):
+                    poll.unregister(fd)
+
+    def _finish(self) -> None:
+        """Collects a process that has ended. Sets the result."""
+        wall_time = time.monotonic() - self._started
+        try:
+            ended, used = self._process.collect()
+            self._plumbing.drain()
+            self._result = self._result_of(ended, used, wall_time)
+        except Exception as failure:
+            self._failure = failure
+        finally:
+            self._plumbing.close()
+            self._done.set()
+
+    def _result_of(self, ended: Ended, used: CgroupUsage, wall_time: float) -> Result:
+        return Result(
+            argv=self.argv,
+            exit_code=ended.exit_code,
+            signal=ended.signal,
+            stdout=self._plumbing.stdout.value(),
+            stderr=self._plumbing.stderr.value(),
+            reason=self._reason(ended, used),
+            usage=Usage(used.memory_peak, ended.user_time, ended.system_time, wall_time, used.pids_peak),
+            encoding=self._encoding,
+            errors=self._errors,
+        )
+
+    def _reason(self, ended: Ended, used: CgroupUsage) -> Reason:
+        by_kill = ended.signal == signals.SIGKILL
+        if self._killed_for is not None and (by_kill or ended.signal is not None or self._killed_for == "timeout"):
+            return self._killed_for
+        # a shell reports the death of its last command by exit code 137
+        if used.oom_kills and (by_kill or ended.exit_code == 128 + signals.SIGKILL):
+            return "oom"
+        return "exited" if ended.signal is None else "signaled"
+
+    def _abort(self) -> None:
+        self._process.abort()
+        self._plumbing.close()
+        self._done.set()
