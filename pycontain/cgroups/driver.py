@@ -64,8 +64,9 @@ class Cgroup(Protocol):
     def kill(self, timeout: float = 10.0) -> None:
         """Kills every process inside and below with SIGKILL and returns when the group is empty.
 
-        Complete also against processes that fork faster than they are killed. Raises `CgroupError` naming the pids
-        that are still there after `timeout` seconds (a process in uninterruptible sleep).
+        Complete also against processes that fork faster than they are killed; nothing should be started in the group
+        afterwards, since it may not be able to fork. Raises `CgroupError` naming the pids that are still there after
+        `timeout` seconds (a process in uninterruptible sleep).
         """
 
     def update(self, resources: Resources) -> None:

@@ -14,8 +14,8 @@ PARENT = "pycontain"
 
 _READ_ONLY_REMEDY = "Mount it read-write (in a container: start that with a writable, delegated cgroup)"
 _DELEGATE_REMEDY = (
-    "Run as root, or in a delegated group: `systemd-run --user --scope -p Delegate=yes`, in which the processes move "
-    "to a group of their own below it and the controllers are enabled in its cgroup.subtree_control"
+    "Run as root, or in a delegated group (`systemd-run --user --scope -p Delegate=yes`) whose processes have first "
+    "moved to a group of their own below it"
 )
 
 
@@ -138,8 +138,7 @@ def _unified(mount: parse.Mount, own: str) -> Hierarchy:
     # cgroup-v2.rst, "No Internal Process Constraint".
     busy = Reason(
         f"{base} holds processes, and a cgroup v2 group with processes cannot give controllers to groups below it",
-        "Move them to a group of their own below it before pycontain is used, and enable the controllers in its "
-        "cgroup.subtree_control",
+        "Move them to a group of their own below it before pycontain is used",
     )
     enabled = controllers.intersection(_words(f"{base}/cgroup.subtree_control"))
     return Hierarchy(2, base, controllers, enabled, None, busy)
