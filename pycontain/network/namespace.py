@@ -80,7 +80,7 @@ def _hold_new_namespace(path: str) -> None:
 
     def make() -> None:
         try:
-            unshare(NamespaceType.NET)
+            unshare(NamespaceType.NETWORK)
             _bring_loopback_up()
             mount("/proc/thread-self/ns/net", path, None, MountFlag.BIND)
         except OSError as error:
@@ -90,8 +90,8 @@ def _hold_new_namespace(path: str) -> None:
     thread.start()
     thread.join()
     if failures:
-        code = failures[0].errno or 0
-        raise NotSupported(f"a network namespace cannot be made: {name_of(code)}", remedy="Run as root") from failures[0]
+        cause = name_of(failures[0].errno or 0)
+        raise NotSupported(f"a network namespace cannot be made: {cause}", remedy="Run as root") from failures[0]
 
 
 def _bring_loopback_up() -> None:
