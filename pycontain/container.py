@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from attrs import evolve, field, frozen
 from typing_extensions import Self
@@ -51,9 +51,9 @@ CPU_PERIOD = 100_000  # microseconds, the kernel's default
 class Container:
     """A container as a value: root, mounts, namespaces, limits, and how its process is set up.
 
-    Made by `from_host`, `from_rootfs` or `from_spec`; each `with_*` method returns a changed copy. Descriptions that say
-    the same are equal and hash equal. Nothing happens before `run` or `start`, which may be called any number of times,
-    from any thread.
+    Made by `from_host`, `from_rootfs` or `from_spec`; each `with_*` method returns a changed copy. Descriptions that
+    say the same are equal and hash equal. Nothing happens before `run` or `start`, which may be called any number of
+    times, from any thread.
     """
 
     _spec: Spec
@@ -65,7 +65,7 @@ class Container:
 
     @classmethod
     def from_host(cls) -> Self:
-        """A copy-on-write clone of the host's file system: the same interpreter, packages and tools, nothing written through.
+        """A copy-on-write clone of the host's file system: the same interpreter, packages, tools; not written through.
 
         `/proc`, `/sys`, `/dev`, `/run` and `/tmp` are its own. Other mounted file systems are copied on write as well;
         those that are mounted read-only or that overlayfs cannot stack on are there read-only. What is written
@@ -76,7 +76,7 @@ class Container:
 
     @classmethod
     def from_rootfs(cls, path: Path) -> Self:
-        """A directory as the root. It is never written to: what the container writes lives in memory (overlay on a tmpfs).
+        """A directory as the root. It is never written to: what the container writes lives in memory, on a tmpfs.
 
         The path is made absolute now, and looked at when the container starts.
         """
@@ -146,14 +146,17 @@ class Container:
         return self.with_mount(Mount(_absolute(target), "bind", os.path.abspath(os.fspath(source)), options))
 
     def with_tmpfs(self, target: Path, *, size: int | str | None = None, mode: int = 0o1777) -> Self:
-        """An empty file system in memory at `target`, of at most `size` bytes (such as "16M"); half of the RAM without."""
+        """An empty file system in memory at `target`, of at most `size` bytes or "16M"; half of the RAM without."""
         options = ["nosuid", "nodev", f"mode={mode:o}"]
         if size is not None:
             options.append(f"size={parse_size(size, 'the size of a tmpfs')}")
         return self.with_mount(Mount(_absolute(target), "tmpfs", "tmpfs", tuple(options)))
 
     def with_mount(self, mount: Mount) -> Self:
-        """Any mount that the OCI runtime specification can express, after those that are there; one at the same place is replaced."""
+        """Any mount that the OCI runtime specification can express, after those that are there.
+
+        One at the same place is replaced.
+        """
         target = os.path.normpath(mount.destination)
         kept = tuple(m for m in self._spec.mounts if os.path.normpath(m.destination) != target)
         return self._with(evolve(self._spec, mounts=(*kept, mount)))
@@ -192,14 +195,14 @@ class Container:
     ) -> Self:
         """Limits what all its processes may use together; a limit that is not named stays as it is.
 
-        `memory` is in bytes or a text such as "256M", swap included; `cpus` is processors' worth of time (0.5 is half of
-        one); `cpu_shares` is the weight against others, 1024 is usual; `pids` is processes and threads.
+        `memory` is in bytes or a text such as "256M", swap included; `cpus` is processors' worth of time (0.5 is half
+        of one); `cpu_shares` is the weight against others, 1024 is usual; `pids` is processes and threads.
 
         Raises `InvalidArgument` for values that can never hold. A limit that this machine cannot enforce
         makes the start fail with `LimitNotSupported`.
         """
         old = self._linux.resources or Resources()
-        new: dict[str, object] = {}
+        new: dict[str, Any] = {}
         if memory is not None:
             new["memory"] = evolve(old.memory or Memory(), limit=parse_size(memory, "a memory limit"))
         if cpus is not None or cpu_shares is not None:
@@ -218,7 +221,7 @@ class Container:
         return self.with_namespace("network", network)
 
     def with_namespace(self, kind: NamespaceName, where: NetworkNamespace | Task | Path) -> Self:
-        """Which namespace of a kind it has: "new", "host" (the caller's), a running task's, or that of the file at a path.
+        """Which namespace of a kind it has: "new", "host" (the caller's), a running task's, or that of a file's path.
 
         Without a mount namespace of its own a container has neither root nor mounts.
         """
@@ -245,7 +248,7 @@ class Container:
         return self.with_namespace("user", "new")._with_linux(uid_mappings=uids, gid_mappings=gids)
 
     def with_time_offset(self, *, monotonic: float = 0.0, boottime: float = 0.0) -> Self:
-        """A time namespace of its own, whose clocks differ by so many seconds from the host's. See time_namespaces(7)."""
+        """A time namespace of its own, whose clocks differ by so many seconds from the host's: time_namespaces(7)."""
         offsets = {"monotonic": _time_offset(monotonic), "boottime": _time_offset(boottime)}
         return self.with_namespace("time", "new")._with_linux(time_offsets=FrozenMap(offsets))
 
@@ -265,13 +268,13 @@ class Container:
         encoding: str | None = None,
         errors: str | None = None,
     ) -> Result:
-        """Runs a command to its end. Like `subprocess.run`, but isolated, and a time limit does not lose what was printed.
+        """Runs a command to its end. Like `subprocess.run`, but isolated, and a time limit keeps what was printed.
 
-        Both streams are captured unless they are sent elsewhere: to a file object or descriptor, `DEVNULL`, the caller's
-        own (None), or, for standard error, `STDOUT`. `input` goes to standard input, which is empty otherwise; a string
-        is encoded. `timeout` is in seconds: when it is over everything inside is killed, and the result's
-        `reason` is "timeout". `check` calls `Result.check()`. The captured streams are bytes whatever `text`, `encoding`
-        and `errors` say: these choose how `Result.text` decodes.
+        Both streams are captured unless they are sent elsewhere: to a file object or descriptor, `DEVNULL`, the
+        caller's own (None), or, for standard error, `STDOUT`. `input` goes to standard input, which is empty
+        otherwise; a string is encoded. `timeout` is in seconds: when it is over all inside is killed, and the result's
+        `reason` is "timeout". `check` calls `Result.check()`. The captured streams are bytes whatever `text`,
+        `encoding` and `errors` say: these choose how `Result.text` decodes.
 
         Raises:
             CommandNotFound, CommandNotExecutable: there is no such command in the container, or it cannot be executed.
@@ -312,8 +315,10 @@ class Container:
         return task
 
     def start_terminal(self, argv: Sequence[str], *, rows: int = 24, columns: int = 80) -> tuple[Task, int]:
-        """Starts a command on a terminal of its own, and returns the task and the descriptor of the terminal's other end,
-        which the caller closes."""
+        """Starts a command on a terminal of its own.
+
+        Returns the task and the descriptor of the terminal's other end, which the caller closes.
+        """
         from pycontain.monitor import watch
 
         compiled = self._compile(ConsoleSize(rows, columns))
@@ -402,10 +407,10 @@ class Container:
     def _with(self, spec: Spec) -> Self:
         return evolve(self, spec=spec)
 
-    def _with_process(self, **changes: object) -> Self:
+    def _with_process(self, **changes: Any) -> Self:
         return self._with(evolve(self._spec, process=evolve(self._process, **changes)))
 
-    def _with_linux(self, **changes: object) -> Self:
+    def _with_linux(self, **changes: Any) -> Self:
         return self._with(evolve(self._spec, linux=evolve(self._linux, **changes)))
 
     def __repr__(self) -> str:
@@ -479,7 +484,8 @@ def _namespace_path(kind: NamespaceName, where: NetworkNamespace | Task | Path) 
     path = os.fspath(where)
     if not path.startswith("/"):
         raise InvalidArgument(
-            f"{path!r} is not a {kind} namespace", remedy='Give "new", "host", a task, or the absolute path of a namespace file'
+            f"{path!r} is not a {kind} namespace",
+            remedy='Give "new", "host", a task, or the absolute path of a namespace file',
         )
     return path
 

@@ -7,7 +7,7 @@ import os
 from pycontain.linux.capabilities import DEFAULT
 from pycontain.spec import Capabilities, Linux, Mount, Namespace, Process
 
-NAMESPACES = tuple(Namespace(kind) for kind in ("mount", "uts", "pid", "network", "ipc", "cgroup"))  # type: ignore[arg-type]
+NAMESPACES = tuple(Namespace(kind) for kind in ("mount", "uts", "pid", "network", "ipc", "cgroup"))
 
 # The OCI's "Default Filesystems" (config-linux.md) with the options that engines give them.
 MOUNTS = (
@@ -26,8 +26,9 @@ HOST_MOUNTS = (
 )
 
 MASKED_PATHS = (
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
-    "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
+    "/sys/firmware",
 )
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 

@@ -44,8 +44,8 @@ class Result:
         exit_code: 0 to 255, or None when a signal ended it.
         signal: the number of that signal, or None.
         stdout, stderr: what was captured, as bytes; empty for a stream that went elsewhere.
-        reason: "exited" by itself; "signaled"; "oom", killed by the kernel for want of memory; "timeout", killed for its
-            time limit; "killed", by `Task.kill` or `Task.stop`.
+        reason: "exited" by itself; "signaled"; "oom", killed by the kernel for want of memory; "timeout", killed for
+            its time limit; "killed", by `Task.kill` or `Task.stop`.
         usage: what it used.
         encoding, errors: how `text` decodes.
     """

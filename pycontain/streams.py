@@ -106,7 +106,8 @@ class Plumbing:
             if stderr == STDOUT:
                 self.streams.stderr = self.streams.stdout
             else:
-                self.streams.stderr = self._capture(self.stderr) if stderr == PIPE else self._plain(stderr, 2, os.O_WRONLY)
+                piped = stderr == PIPE
+                self.streams.stderr = self._capture(self.stderr) if piped else self._plain(stderr, 2, os.O_WRONLY)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise NotSupported("there is no free descriptor for the task's streams", remedy=DESCRIPTORS) from None

@@ -119,7 +119,7 @@ class Task:
             self._process.kill()
 
     def _would_arrive(self, number: int) -> bool:
-        """Whether the first process handles, or blocks and may wait for, a signal: Linux drops it otherwise, if process 1."""
+        """Whether the first process handles a signal, or blocks it and may wait for it: process 1 gets no others."""
         caught = 0
         try:
             with open(f"/proc/{self.pid}/status") as file:

@@ -14,7 +14,7 @@ ffi.set_source(
     "pycontain._native._core",
     "#include <stddef.h>\n#include <stdint.h>\n" + "".join(f'#include "{name}"\n' for name in HEADERS),
     sources=[f"pycontain/_native/{name}" for name in SOURCES],
-    depends=[f"pycontain/_native/{path.name}" for path in [*HERE.glob("*.h"), *HERE.glob("*.c")] if path.stem != "_core"],
+    depends=[f"pycontain/_native/{path.name}" for path in HERE.glob("*.[ch]") if path.stem != "_core"],
     include_dirs=["pycontain/_native"],
     py_limited_api=True,
 )

@@ -191,7 +191,8 @@ def open_path(path: str | bytes, out: str, *, root: str | None = None, directory
 def tree(path: str | bytes, out: str, *, recursive: bool = True, directory: str | None = None) -> Step:
     """A detached clone of what is mounted at `path`; with an empty path, of the descriptor `directory`."""
     flags = lib.PC_RECURSIVE if recursive else 0
-    return Step(f"open_tree {_show(path) or directory}", lib.PC_TREE, fd=directory, s1=_path(path), out=out, flags=flags)
+    text = f"open_tree {_show(path) or directory}"
+    return Step(text, lib.PC_TREE, fd=directory, s1=_path(path), out=out, flags=flags)
 
 
 def file_system(kind: str, out: str, options: Iterable[tuple[str, str]] = (), attr: MountAttr = MountAttr(0)) -> Step:
@@ -330,7 +331,8 @@ def chdir(path: str) -> Step:
 
 
 def terminal(root: str, out: str, socket: str, rows: int, columns: int, ptmx: str = "dev/pts/ptmx") -> Step:
-    return Step(f"open a terminal at {ptmx}", lib.PC_TERMINAL, fd=root, fd2=socket, out=out, s1=_path(ptmx), n1=rows, n2=columns)
+    text = f"open a terminal at {ptmx}"
+    return Step(text, lib.PC_TERMINAL, fd=root, fd2=socket, out=out, s1=_path(ptmx), n1=rows, n2=columns)
 
 
 def controlling_terminal(fd: str) -> Step:

@@ -23,7 +23,8 @@ def start_failed(failure: StepFailed, plan: Plan, argv: list[str], candidates: l
         return command_failed(failure.errno, failure.candidate, argv, candidates, step)
     return StartFailed(
         f"the container could not be started: {step}: {failure.syscall}: {name_of(failure.errno)}",
-        step=step, syscall=failure.syscall, errno=failure.errno, remedy=remedy_for(failure.syscall, failure.errno, step),
+        step=step, syscall=failure.syscall, errno=failure.errno,
+        remedy=remedy_for(failure.syscall, failure.errno, step),
     )
 
 
@@ -42,7 +43,10 @@ def command_failed(code: int, candidate: int, argv: list[str], candidates: list[
             **details,  # type: ignore[arg-type]
         )
     causes = {
-        errno.EACCES: (f"{path!r} is not executable for this user", "Check its mode, those of its directories, and noexec"),
+        errno.EACCES: (
+            f"{path!r} is not executable for this user",
+            "Check its mode, those of its directories, and noexec",
+        ),
         errno.ENOEXEC: (
             f"{path!r} has no format that this kernel executes",
             "It is for another architecture, or a script without a #! line",

@@ -22,7 +22,8 @@ FAILURE = struct.Struct("=iiiii")  # the message of join_main in _native/helper.
 
 
 def start_joined(
-    compiled: Compiled, command: Command, descriptors: Mapping[str, int], record: Callable[[int, int], None], cgroup: int
+    compiled: Compiled, command: Command, descriptors: Mapping[str, int], record: Callable[[int, int], None],
+    cgroup: int,
 ) -> tuple[int, int]:
     """As `start.start`, in the helper. The process that executes the command is a child of this one."""
     ours, theirs = socket.socketpair()

@@ -140,7 +140,8 @@ def _check_time_namespace(pid: int) -> None:
         return
     if inside == os.readlink("/proc/self/ns/time"):
         raise NotSupported(
-            "this kernel does not move a process into its new time namespace at exec", remedy="It needs Linux 6.3 or newer"
+            "this kernel does not move a process into its new time namespace at exec",
+            remedy="It needs Linux 6.3 or newer",
         )
 
 

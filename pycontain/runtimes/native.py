@@ -1,4 +1,4 @@
-"""The runtime that needs no other program: a compiled specification becomes a process that this one is the parent of."""
+"""The runtime that needs no other program: a compiled specification becomes a process, a child of this one."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class NativeProcess:
             self._signal(number)
 
     def collect(self) -> tuple[Ended, CgroupUsage]:
-        """Reaps the first process, which has ended, ends what it left, and removes all that belongs to the container."""
+        """Reaps the first process, which has ended, ends what it left, and removes all that the container has."""
         with self._lock:
             if self.pidfd < 0 or self._entry is None:
                 raise TaskError("the process has not been started, or has been collected already")

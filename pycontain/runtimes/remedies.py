@@ -9,6 +9,7 @@ ROOT_NEEDED = "Run as root, or with a user namespace of its own: with_userns()"
 DESCRIPTORS = "Raise the limit of open files (ulimit -n, RLIMIT_NOFILE)"
 PROCESSES = "Raise the limit of processes (ulimit -u, kernel.pid_max, pids.max of the caller's cgroup)"
 NAMESPACES = "Raise the sysctls user.max_*_namespaces"
+FORBIDDEN = "A security module (LSM), a seccomp filter or the file's mode forbids it"
 OLD_KERNEL = "pycontain needs Linux 5.12 or newer, and a seccomp profile that lets it make namespaces"
 
 
@@ -23,7 +24,7 @@ def remedy_for(syscall: str, code: int, step: str = "") -> str | None:
     if syscall in ("openat2", "open_tree") and code == errno.ENOENT:
         return "The path does not exist"
     if code in (errno.EPERM, errno.EACCES):
-        return ROOT_NEEDED if os.geteuid() != 0 else "A security module (LSM), a seccomp filter or the file's mode forbids it"
+        return ROOT_NEEDED if os.geteuid() != 0 else FORBIDDEN
     if code == errno.ENODEV:
         return "This kernel does not have that file system"
     return None

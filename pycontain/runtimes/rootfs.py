@@ -35,7 +35,8 @@ DEVICE_LINKS = (
 # File systems of the kernel, not of files: a copy of the host's tree leaves them out.
 KERNEL_FILE_SYSTEMS = frozenset((
     "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs",
-    "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs",
+    "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs",
+    "tracefs",
 ))
 OWN_DIRECTORIES = ("/proc", "/sys", "/dev", "/run", "/tmp")
 
@@ -118,7 +119,9 @@ class RootPlan:
             # the upper directory is what one sees as the top of the merged tree
             steps.mkdir("scratch", f"u{index}", stat.S_IMODE(info.st_mode)),
             steps.mkdir("scratch", f"w{index}", 0o700),
-            steps.overlay(out, [name], "scratch", f"u{index}", f"w{index}", MountAttr.NODEV, userxattr=self.user_namespace),
+            steps.overlay(
+                out, [name], "scratch", f"u{index}", f"w{index}", MountAttr.NODEV, userxattr=self.user_namespace
+            ),
         ]
 
     def _submount(self, mount: MountInfo, root: str, index: int) -> None:
