@@ -1,0 +1,98 @@
+"""What all tests share: the roots, and the check that nothing of a test stays behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from leftovers import State, left_since, token
+from roots import Missing, make_busybox_root, make_debian_root
+
+from pycontain import Container, PycontainError
+
+
+@pytest.fixture(scope="session")
+def busybox_root() -> Iterator[Path]:
+    """A directory with a static busybox, all its applets in /bin, users (root, alice 1000, nobody) and /tmp.
+
+    All users can reach it, which is not so of pytest's own directories."""
+    with tempfile.TemporaryDirectory(prefix="pycontain-busybox-") as directory:
+        try:
+            yield make_busybox_root(Path(directory))
+        except Missing as missing:
+            pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def debian_root(request: pytest.FixtureRequest) -> Path:
+    """A directory with a minimal Debian of the host's suite. It is kept in pytest's cache (`pytest --cache-clear`)."""
+    try:
+        return make_debian_root(Path(request.config.cache.mkdir("roots")))
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def box(busybox_root: Path) -> Container:
+    """A container with busybox as its root."""
+    return Container.from_rootfs(busybox_root)
+
+
+@pytest.fixture
+def root_user() -> None:
+    """For tests that have to be root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+@pytest.fixture(scope="session")
+def _used_once() -> None:
+    """Uses pycontain once, so that what it keeps for the life of the process (the table, the guard's pipe, the helper,
+    the mount table) is there before the first test."""
+    try:
+        Container.from_host().with_init().run(["true"])
+    except PycontainError:
+        pass  # nothing can be started here; the tests that need it say why
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_behind(_used_once: None) -> Iterator[None]:
+    before = State.now()
+    yield
+    left = left_since(before)
+    assert not left, "left behind:\n  " + "\n  ".join(left)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failing test shows the plans of its containers and what of this process is there."""
+    report = yield
+    if report.failed and call.excinfo is not None:
+        for name, container in _containers(call.excinfo):
+            report.sections.append((f"plan of {name}", _plan(container)))
+        state = State.now()
+        lines = [*state.processes, *state.cgroups, *state.tasks, f"{len(state.mounts)} mounts"]
+        report.sections.append((f"state of the owner {token()}", "\n".join(lines)))
+    return report
+
+
+def _containers(failure: pytest.ExceptionInfo[BaseException], limit: int = 2) -> list[tuple[str, Container]]:
+    """Containers in the variables of the functions through which an exception went, the last ones first."""
+    found: list[tuple[str, Container]] = []
+    for entry in reversed(failure.traceback):
+        for name, value in entry.locals.items():
+            if isinstance(value, Container) and all(value is not other for _, other in found):
+                found.append((name, value))
+    return found[:limit]
+
+
+def _plan(container: Container) -> str:
+    try:
+        return f"{container!r}\n{container.plan()}"
+    except PycontainError as error:
+        return f"{container!r}: {error}"
