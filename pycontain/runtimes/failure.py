@@ -7,24 +7,26 @@ import os
 
 from pycontain.errors import CommandNotExecutable, CommandNotFound, StartFailed, name_of
 from pycontain.linux.plan import Plan
-from pycontain.runtimes.remedies import remedy_for
+from pycontain.runtimes.remedies import reason_for
 from pycontain.runtimes.start import StepFailed
 
 
-def start_failed(failure: StepFailed, plan: Plan, argv: list[str], candidates: list[str]) -> StartFailed:
-    """The error to raise for a failure of `plan`."""
+def start_failed(
+    failure: StepFailed, plan: Plan, argv: list[str], candidates: list[str], user_namespace: bool = False
+) -> StartFailed:
+    """The error to raise for a failure of `plan`; `user_namespace` tells whether the process was to have a new one."""
     if failure.index is None:
-        return StartFailed(
-            f"the process could not be created: clone3: {name_of(failure.errno)}",
-            syscall="clone3", errno=failure.errno, remedy=remedy_for("clone3", failure.errno),
-        )
-    step = plan.steps[failure.index].text
-    if failure.syscall in ("execve", "execveat"):
-        return command_failed(failure.errno, failure.candidate, argv, candidates, step)
+        step, message = "", "the process could not be created"
+    else:
+        step = plan.steps[failure.index].text
+        if failure.syscall in ("execve", "execveat"):
+            return command_failed(failure.errno, failure.candidate, argv, candidates, step)
+        message = f"the container could not be started: {step}"
+    reason = reason_for(failure.syscall, failure.errno, step, user_namespace)
+    because = f": {reason.cause}" if reason and reason.cause else ""
     return StartFailed(
-        f"the container could not be started: {step}: {failure.syscall}: {name_of(failure.errno)}",
-        step=step, syscall=failure.syscall, errno=failure.errno,
-        remedy=remedy_for(failure.syscall, failure.errno, step),
+        f"{message}: {failure.syscall}: {name_of(failure.errno)}{because}",
+        step=step or None, syscall=failure.syscall, errno=failure.errno, remedy=reason.remedy if reason else None,
     )
 
 

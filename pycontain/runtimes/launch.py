@@ -96,7 +96,9 @@ class Launch:
                     clone_flags=compiled.clone_flags, cgroup=into, changes_identity=compiled.changes_identity,
                 )
         except StepFailed as failure:
-            raise start_failed(failure, compiled.plan, self.argv, self.candidates) from None
+            raise start_failed(
+                failure, compiled.plan, self.argv, self.candidates, user_namespace=bool(compiled.uid_map)
+            ) from None
 
     def _command(self) -> Command:
         candidates = [os.fsencode(path) for path in self.candidates]
