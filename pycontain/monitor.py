@@ -32,6 +32,7 @@ class Monitor:
 
     def watch(self, task: Task) -> None:
         """Takes over a task that has just been started."""
+        task._waiters = threading.Event()
         watched = _Watched(task, task.pidfd)
         with self._lock:
             start = self._epoll is None

@@ -31,11 +31,8 @@ class Capture:
     chunks: list[bytes] = field(factory=list)
 
     def read(self) -> bool:
-        """Takes what is there. False at the end of the stream."""
-        try:
-            data = os.read(self.fd, CHUNK)
-        except BlockingIOError:
-            return True
+        """Takes what is there, once poll says that there is something. False at the end of the stream."""
+        data = os.read(self.fd, CHUNK)
         if data:
             self.chunks.append(data)
             return True
@@ -43,10 +40,14 @@ class Capture:
         return False
 
     def drain(self) -> None:
-        """Takes what is left once all writers are gone."""
+        """Takes what is left once all processes of the task are gone. Should one outside hold the stream open, what is
+        there now is all."""
+        if self.fd < 0:
+            return
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
         while self.fd >= 0:
-            before = len(self.chunks)
-            if not self.read() or len(self.chunks) == before:
+            if not poll.poll(0) or not self.read():
                 self.close()
 
     def close(self) -> None:
@@ -126,7 +127,6 @@ class Plumbing:
     def _capture(self, capture: Capture) -> int:
         ours, theirs = self._pipe()
         self._theirs.append(theirs)
-        os.set_blocking(ours, False)
         capture.fd = ours
         return theirs
 

@@ -47,7 +47,8 @@ class Task:
         self._encoding, self._errors = encoding, errors
         self._result: Result | None = None
         self._failure: BaseException | None = None
-        self._done = threading.Event()
+        self._ended = False
+        self._waiters: threading.Event | None = None  # for a task that the monitor serves
         self._killed_for: Reason | None = None
         self._started = 0.0
 
@@ -62,7 +63,7 @@ class Task:
     @property
     def state(self) -> State:
         """"created" (only while it starts), "running" or "ended"."""
-        if self._done.is_set():
+        if self._ended:
             return "ended"
         return "running" if self._started else "created"
 
@@ -76,7 +77,7 @@ class Task:
 
         `timeout` is in seconds. Raises `WaitTimeout` when it is over; the task goes on.
         """
-        if not self._done.wait(timeout):
+        if not self._ended and self._waiters is not None and not self._waiters.wait(timeout):
             raise WaitTimeout(f"{self!r} has not ended within {timeout} s")
         if self._failure is not None:
             raise self._failure
@@ -103,7 +104,7 @@ class Task:
 
         A process 1 that does not handle `signal` never gets it: it is killed without delay.
         """
-        if self._done.is_set():
+        if self._ended:
             return self.wait()
         if self._would_arrive(signal):
             self._process.send_signal(signal)
@@ -114,7 +115,7 @@ class Task:
         return self.kill()
 
     def _kill(self, reason: Reason) -> None:
-        if not self._done.is_set():
+        if not self._ended:
             self._killed_for = self._killed_for or reason
             self._process.kill()
 
@@ -138,7 +139,7 @@ class Task:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._done.is_set():
+        if not self._ended:
             self.kill()
 
     def __repr__(self) -> str:
@@ -219,7 +220,12 @@ class Task:
             self._failure = failure
         finally:
             self._plumbing.close()
-            self._done.set()
+            self._set_ended()
+
+    def _set_ended(self) -> None:
+        self._ended = True
+        if self._waiters is not None:
+            self._waiters.set()
 
     def _result_of(self, ended: Ended, used: CgroupUsage, wall_time: float) -> Result:
         return Result(
@@ -246,4 +252,4 @@ class Task:
     def _abort(self) -> None:
         self._process.abort()
         self._plumbing.close()
-        self._done.set()
+        self._set_ended()

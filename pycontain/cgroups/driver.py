@@ -58,8 +58,11 @@ class Cgroup(Protocol):
     def close_fds(self) -> None:
         """Closes `into_fd` and `attach_fds`. May be called again."""
 
-    def usage(self) -> CgroupUsage:
-        """The figures so far. To be read before `remove`; of a group that is gone, all are None or 0."""
+    def usage(self, oom_kills: bool = True) -> CgroupUsage:
+        """The figures so far. To be read before `remove`; of a group that is gone, all are None or 0.
+
+        Without `oom_kills` that figure is not read and 0: a task that was not killed needs it not.
+        """
 
     def kill(self, timeout: float = 10.0) -> None:
         """Kills every process inside and below with SIGKILL and returns when the group is empty.

@@ -50,18 +50,18 @@ class CgroupfsGroup:
         for fd in fds:
             os.close(fd)
 
-    def usage(self) -> CgroupUsage:
+    def usage(self, oom_kills: bool = True) -> CgroupUsage:
         memory_peak = pids_peak = None
-        oom_kills = 0
+        killed = 0
         for subtree in self.subtrees:
             path = self.path_in(subtree)
             if "memory" in subtree.controllers:
                 memory_peak = subtree.memory_peak(path)
-                oom_kills = subtree.oom_kills(path)
+                killed = subtree.oom_kills(path) if oom_kills else 0
             if "pids" in subtree.controllers:
                 text = files.read_short(f"{path}/pids.peak")
                 pids_peak = None if text is None else int(text)
-        return CgroupUsage(memory_peak, pids_peak, oom_kills)
+        return CgroupUsage(memory_peak, pids_peak, killed)
 
     def kill(self, timeout: float = 10.0) -> None:
         kill_all(self.name, self.paths, timeout)

@@ -17,6 +17,8 @@ from pycontain.runtimes.idmap import write_maps
 from pycontain.runtimes.launch import INIT_REPORT, Launch, Streams
 from pycontain.runtimes.sweep import sweep
 
+SIGKILL = int(signal.SIGKILL)
+
 _driver: CgroupDriver | None = None
 _lock = threading.Lock()
 
@@ -107,9 +109,15 @@ class NativeProcess:
                     raise TaskError("the process has not ended")
                 if self._init_report >= 0:
                     ended = _as_init_reported(ended, self._init_report)
-                return ended, self.cgroup.usage() if self.cgroup is not None else CgroupUsage()
+                return ended, self._usage(ended)
             finally:
                 self._remove()
+
+    def _usage(self, ended: Ended) -> CgroupUsage:
+        if self.cgroup is None:
+            return CgroupUsage()
+        killed = SIGKILL in (ended.signal, (ended.exit_code or 0) - 128)  # a shell reports its child's death so
+        return self.cgroup.usage(oom_kills=killed)
 
     def abort(self) -> None:
         """Ends and removes whatever there is, from any state. May be called again."""
@@ -166,6 +174,8 @@ def _as_init_reported(ended: Ended, report: int) -> Ended:
 def cgroup_driver() -> CgroupDriver:
     """This process's cgroup driver. The first call also sweeps what dead processes left behind."""
     global _driver
+    if _driver is not None:
+        return _driver
     with _lock:
         if _driver is None:
             _driver = detect()

@@ -79,6 +79,7 @@ class Owner:
         self._free: list[int] = []
         self._used = 0  # entry 0 holds this number, for the guard
         self._guard_alive = -1
+        self._guard_poll = select.poll()
         self.pid = os.getpid()
         self.pidfd = pidfd_open(self.pid)
         self._own_inode = os.fstat(self.pidfd).st_ino
@@ -128,16 +129,17 @@ class Owner:
     def _ensure_guard(self) -> None:
         """Starts the guard, and once more should it have been killed: its end of a pipe is closed then."""
         if self._guard_alive >= 0:
-            poll = select.poll()
-            poll.register(self._guard_alive, 0)
-            if not poll.poll(0):
+            if not self._guard_poll.poll(0):
                 return
+            self._guard_poll.unregister(self._guard_alive)
             os.close(self._guard_alive)
         self._guard_alive, write_end = os.pipe()
+        self._guard_poll.register(self._guard_alive, 0)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             self._start_guard(null, write_end)
         except BaseException:
+            self._guard_poll.unregister(self._guard_alive)
             os.close(self._guard_alive)
             self._guard_alive = -1
             raise
@@ -268,6 +270,8 @@ _current_lock = threading.Lock()
 def current() -> Owner:
     """This process as an owner, made at the first call."""
     global _current
+    if _current is not None:
+        return _current
     with _current_lock:
         if _current is None:
             _current = Owner()
