@@ -1,0 +1,110 @@
+"""What one can do with the project: `nox -l` shows it, `nox -s tests-3.11 -- -k terminal` does a part of it.
+
+Everything but lint, types and docs needs root, gcc and the packages that the README names.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4"
+nox.options.sessions = ["lint", "types", "docs", "tests"]
+nox.options.error_on_missing_interpreters = False
+
+NATIVE_TESTS = Path("tests/native")
+
+
+def interpreters() -> list[str]:
+    """The versions of Python that are here, those of pyenv included.
+
+    Its shims fail for every version that is not selected: the directories behind them are searched instead.
+    """
+    if shutil.which("pyenv"):
+        root = Path(subprocess.run(["pyenv", "root"], capture_output=True, text=True, check=True).stdout.strip())
+        newest_first = sorted(root.glob("versions/3.*/bin"), key=_version, reverse=True)
+        kept = [part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != root / "shims"]
+        os.environ["PATH"] = os.pathsep.join([*kept, *map(str, newest_first)])
+    return [f"3.{minor}" for minor in range(10, 15) if shutil.which(f"python3.{minor}")]
+
+
+def _version(directory: Path) -> list[int]:
+    return [int(part) for part in directory.parent.name.split(".") if part.isdigit()]
+
+
+@nox.session(python=interpreters())
+def tests(session: nox.Session) -> None:
+    """The tests, on every Python that is here. What follows `--` goes to pytest."""
+    session.install("-e", ".[test]")
+    _test(session)
+
+
+def _test(session: nox.Session) -> None:
+    """All tests at once in as many processes as there are processors, then those that must be alone."""
+    if session.posargs:
+        session.run("pytest", *session.posargs)
+        return
+    session.run("pytest", "-n", "auto", "-m", "not serial")
+    session.run("pytest", "-m", "serial", success_codes=[0, 5])  # 5: there are none
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff, for everything that is Python."""
+    session.install(".[lint]")
+    session.run("ruff", "check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy, strict, for the package."""
+    session.install(".[types]")
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, in docs/_build/html. A warning is an error; the examples are run by the tests."""
+    session.install(".[docs]")
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Start, scale and import, compared with a floor in C and with other tools. `-- --quick` takes seconds."""
+    session.install("-e", ".")
+    session.run("python", "benchmarks/start.py", *session.posargs)
+    if not session.posargs:
+        session.run("python", "benchmarks/scale.py")
+        session.run("python", "benchmarks/import_time.py")
+
+
+@nox.session
+def seccomp(session: nox.Session) -> None:
+    """Writes the prebuilt seccomp filters anew, after a change of the default profile."""
+    session.install("-e", ".")
+    session.run("python", "-m", "pycontain.linux.seccomp")
+
+
+@nox.session
+def sanitizers(session: nox.Session) -> None:
+    """The C core under the address and undefined-behaviour sanitizers."""
+    session.install("-e", ".[test]")
+    session.run(str(NATIVE_TESTS / "run_sanitizers.sh"), *session.posargs, external=True)
+
+
+@nox.session
+def vm(session: nox.Session) -> None:
+    """The tests in a virtual machine, for what this one does not have, such as cgroup v2 with every controller.
+
+    PYCONTAIN_VM is the command that runs its arguments there, in this directory. The session is skipped without it.
+    """
+    runner = os.environ.get("PYCONTAIN_VM")
+    if not runner:
+        session.skip("PYCONTAIN_VM names no command that runs its arguments in a virtual machine")
+    session.run(*shlex.split(runner), "nox", "-s", "tests", "--", *session.posargs, external=True)
