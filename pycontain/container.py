@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
 from attrs import evolve, field, frozen
-from typing_extensions import Self
 
 from pycontain import defaults
 from pycontain.errors import InvalidArgument, TaskError
@@ -37,6 +36,8 @@ from pycontain.streams import DEVNULL, PIPE, Stream
 from pycontain.task import Task
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from pycontain.linux.plan import Plan
     from pycontain.linux.users import User as FoundUser
     from pycontain.result import Result

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from typing_extensions import Self
-
 from pycontain.errors import InvalidArgument, TaskError, WaitTimeout
 from pycontain.result import Reason, Result, Usage
 from pycontain.runtimes.native import NativeProcess
 from pycontain.streams import Plumbing, Stream
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from pycontain.cgroups import CgroupUsage
     from pycontain.linux.pidfd import Ended
     from pycontain.runtimes.compile import Compiled
@@ -90,8 +90,7 @@ class Task:
 
         As process 1 of its pid namespace it gets only signals that it handles, see pid_namespaces(7).
         """
-        if not 0 < number < signals.NSIG:
-            raise InvalidArgument(f"{number} is not a signal")
+        _check_signal(number)
         self._process.send_signal(number)
 
     def kill(self) -> Result:
@@ -119,15 +118,21 @@ class Task:
             self._killed_for = self._killed_for or reason
             self._process.kill()
 
-    def _would_arrive(self, number: int) -> bool:
-        """Whether the first process handles a signal, or blocks it and may wait for it: process 1 gets no others."""
+    def _would_arrive(self, number: int, *, ignored: bool = False) -> bool:
+        """Whether the first process handles a signal, or blocks it and may wait for it: process 1 gets no others.
+
+        With `ignored` also whether it ignores it, which any other process could do as well.
+        """
+        fields = ("SigCgt:", "SigBlk:", "SigIgn:") if ignored else ("SigCgt:", "SigBlk:")
         caught = 0
         try:
+            if _waits_for_signals(self.pid):
+                return True
             with open(f"/proc/{self.pid}/status") as file:
                 for line in file:
                     if line.startswith("NSpid:") and line.split()[-1] != "1":
                         return True
-                    if line.startswith(("SigCgt:", "SigBlk:")):
+                    if line.startswith(fields):
                         caught |= int(line.split()[1], 16)
         except OSError:
             return True
@@ -253,3 +258,19 @@ class Task:
         self._process.abort()
         self._plumbing.close()
         self._set_ended()
+
+
+def _check_signal(number: int) -> None:
+    if not 0 < number < signals.NSIG:
+        raise InvalidArgument(f"{number} is not a signal")
+
+
+def _waits_for_signals(pid: int) -> bool:
+    """Whether a thread is in sigwait(3), as inits are: the kernel unblocks what it waits for meanwhile, so that
+    /proc/PID/status shows it neither as blocked nor as caught (do_sigtimedwait, kernel/signal.c)."""
+    number = "137" if os.uname().machine == "aarch64" else "128"  # rt_sigtimedwait
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/syscall") as file:
+            if file.read().split()[0] == number:
+                return True
+    return False

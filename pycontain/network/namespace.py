@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import socket
 import struct
 import threading
 
@@ -96,6 +95,8 @@ def _hold_new_namespace(path: str) -> None:
 
 def _bring_loopback_up() -> None:
     """SIOCSIFFLAGS with IFF_UP, see netdevice(7)."""
+    import socket
+
     request = struct.pack("16sh22x", b"lo", 1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, 0x8914, request)

@@ -14,7 +14,6 @@ from pycontain.runtimes import owner as owners
 from pycontain.runtimes.compile import CGROUP_SLOTS, Compiled
 from pycontain.runtimes.failure import command_failed, start_failed
 from pycontain.runtimes.helper import executable
-from pycontain.runtimes.join import start_joined
 from pycontain.runtimes.start import Command, StepFailed, start
 
 INIT_REPORT = struct.Struct("=iiii")  # struct report in _native/helper.c
@@ -89,6 +88,8 @@ class Launch:
         into = -1 if cgroup is None or cgroup.into_fd is None else cgroup.into_fd
         try:
             if compiled.helper:
+                from pycontain.runtimes.join import start_joined
+
                 start_joined(compiled, self._command(), self.descriptors, record, into)
             else:
                 start(
