@@ -13,9 +13,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pycontain.container import Container as Container
-    from pycontain.doctor import Finding as Finding
-    from pycontain.doctor import Report as Report
-    from pycontain.doctor import doctor as doctor
     from pycontain.errors import CgroupError as CgroupError
     from pycontain.errors import CommandNotExecutable as CommandNotExecutable
     from pycontain.errors import CommandNotFound as CommandNotFound
@@ -29,6 +26,9 @@ if TYPE_CHECKING:
     from pycontain.errors import TaskError as TaskError
     from pycontain.errors import WaitTimeout as WaitTimeout
     from pycontain.network import NetworkNamespace as NetworkNamespace
+    from pycontain.preflight import Finding as Finding
+    from pycontain.preflight import Report as Report
+    from pycontain.preflight import doctor as doctor
     from pycontain.result import Result as Result
     from pycontain.result import Usage as Usage
     from pycontain.streams import DEVNULL as DEVNULL
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "container": ("Container",),
-    "doctor": ("Finding", "Report", "doctor"),
     "errors": (
         "CgroupError",
         "CommandNotExecutable",
@@ -54,6 +53,7 @@ _NAMES = {
         "WaitTimeout",
     ),
     "network": ("NetworkNamespace",),
+    "preflight": ("Finding", "Report", "doctor"),
     "result": ("Result", "Usage"),
     "streams": ("DEVNULL", "PIPE", "STDOUT"),
     "task": ("Task",),

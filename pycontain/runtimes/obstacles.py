@@ -10,6 +10,10 @@ from pycontain._native._core import lib
 from pycontain.cgroups import Reason
 from pycontain.linux import capabilities as caps
 
+FILTER_REMEDY = (
+    "If this is a container, start it with a filter that allows clone3, unshare and mount (such as with --security-opt "
+    "seccomp=unconfined)"
+)
 INITIAL_MAP = ["0", "0", "4294967295"]
 OVERFLOW_ID = 65534
 
@@ -19,10 +23,13 @@ def user_namespaces() -> Reason | None:
 
     What certainly forbids it comes before what possibly does; see user_namespaces(7).
     """
-    return (
-        _clone_switch() or number_of_user_namespaces() or chroot() or _unmapped_user()
-        or apparmor_restriction() or filtered_calls() or apparmor_profile() or selinux()
-    )
+    privileged = has_capability("CAP_SYS_ADMIN")
+    settings = (number_of_user_namespaces,) if privileged else SETTINGS
+    for look in (*settings, chroot, unmapped_user, filtered_calls, apparmor_profile, selinux):
+        reason: Reason | None = look()
+        if reason:
+            return reason
+    return None
 
 
 def privileges() -> Reason | None:
@@ -53,9 +60,9 @@ def confinement() -> Reason | None:
 # ---- each of them
 
 
-def _clone_switch() -> Reason | None:
-    """A switch that Debian's and Ubuntu's kernels have."""
-    if sysctl("kernel/unprivileged_userns_clone") != "0" or has_capability("CAP_SYS_ADMIN"):
+def clone_switch() -> Reason | None:
+    """A switch that Debian's and Ubuntu's kernels have, for processes without CAP_SYS_ADMIN."""
+    if sysctl("kernel/unprivileged_userns_clone") != "0":
         return None
     return Reason(
         "the sysctl kernel.unprivileged_userns_clone is 0",
@@ -83,7 +90,7 @@ def chroot() -> Reason | None:
     )
 
 
-def _unmapped_user() -> Reason | None:
+def unmapped_user() -> Reason | None:
     if os.geteuid() != OVERFLOW_ID or _maps(OVERFLOW_ID):
         return None
     return Reason(
@@ -93,8 +100,9 @@ def _unmapped_user() -> Reason | None:
 
 
 def apparmor_restriction() -> Reason | None:
-    """Ubuntu since 23.10: the namespace is made, but gives no capabilities unless a profile allows `userns`."""
-    if sysctl("kernel/apparmor_restrict_unprivileged_userns") != "1" or has_capability("CAP_SYS_ADMIN"):
+    """Ubuntu since 23.10, for processes without CAP_SYS_ADMIN: a new user namespace gives no capabilities unless a
+    profile allows `userns`."""
+    if sysctl("kernel/apparmor_restrict_unprivileged_userns") != "1":
         return None
     program = os.path.realpath("/proc/self/exe")
     return Reason(
@@ -111,19 +119,14 @@ def filtered_calls() -> Reason | None:
     if answer not in (-errno.EPERM, -errno.ENOSYS, -errno.EACCES):
         return None
     return Reason(
-        "a seccomp filter of the process forbids unshare and with it new namespaces",
-        "If this is a container, start it with a filter that allows clone3, unshare and mount "
-        "(--security-opt seccomp=unconfined)",
+        "a seccomp filter of the process forbids unshare, and with it new namespaces", FILTER_REMEDY,
     )
 
 
 def filter_present() -> Reason | None:
     if status("Seccomp") != "2":
         return None
-    return Reason(
-        "the process has a seccomp filter, which may forbid it",
-        "If this is a container, start it with --security-opt seccomp=unconfined",
-    )
+    return Reason("the process has a seccomp filter, which may forbid it", FILTER_REMEDY)
 
 
 def apparmor_profile() -> Reason | None:
@@ -151,6 +154,10 @@ def selinux() -> Reason | None:
         "Look for the refusal with `ausearch -m avc -ts recent`; if this is a container, start it with "
         "--security-opt label=disable",
     )
+
+
+# What root can set to forbid user namespaces to all who have no privileges.
+SETTINGS = (clone_switch, number_of_user_namespaces, apparmor_restriction)
 
 
 # ---- facts about this process

@@ -133,7 +133,7 @@ def _refused(syscall: str, step: str, user_namespace: bool) -> Reason | None:
             "a capability was asked for that the caller does not have", "Ask for fewer, or run the caller with more"
         )
     if user_namespace:  # inside it has all capabilities, unless somebody takes them away
-        return obstacles.apparmor_restriction() or obstacles.confinement() or FORBIDDEN
+        return obstacles.user_namespaces() or obstacles.confinement() or FORBIDDEN
     return obstacles.privileges() or obstacles.confinement() or FORBIDDEN
 
 
