@@ -25,7 +25,7 @@ from pycontain.errors import NotSupported, name_of
 from pycontain.linux import plan as steps
 from pycontain.linux.pidfd import pidfd_open, wait
 from pycontain.runtimes.helper import executable
-from pycontain.runtimes.start import Command, start
+from pycontain.runtimes.start import Command, StepFailed, start
 
 ENTRY = struct.Struct("=IiQ240s")  # struct entry in _native/helper.c
 CAPACITY = 65536
@@ -161,7 +161,12 @@ class Owner:
             "null": null, "owner": self.pidfd, "table": self._fd, "alive": alive, "helper": executable(),
         }
         command = Command.of([word.encode() for word in argv], [], [])
-        _, pidfd = start(plan, command, descriptors, lambda pid, pidfd: None)
+        try:
+            _, pidfd = start(plan, command, descriptors, lambda pid, pidfd: None)
+        except StepFailed as failure:
+            from pycontain.runtimes.failure import start_failed
+
+            raise start_failed(failure, plan, argv, []) from None
         try:
             wait(pidfd)  # it has forked, so that it is no child of ours
         finally:
