@@ -1,7 +1,7 @@
 """`pycontain.doctor()`: what this machine and this user can do, found out by doing it, and what helps otherwise.
 
-The package does not have the name of the function, which it would hide: importing a module sets it as an attribute of its
-package.
+The package does not have the name of the function, which it would hide: importing a module sets it as an attribute of
+its package.
 """
 
 from __future__ import annotations

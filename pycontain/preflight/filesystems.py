@@ -64,8 +64,7 @@ def _devices() -> Finding:
     bound = [*_alone(), steps.tree("/dev/null", "null", recursive=False)]
     finding = try_both("device nodes", sequence, MOUNT, bound)
     if finding.state == "partly":
-        cause = "bound from the host's /dev in a user namespace, not made"
-        return partly(finding.name, Reason(cause, finding.remedy or ""))
+        return partly(finding.name, Reason("bound from the host's /dev, not made", ""))
     return finding
 
 
@@ -76,8 +75,8 @@ def _propagation() -> Finding:
 
 
 def _visible_processes() -> Finding:
-    """The host's /proc: the kernel shows a user namespace no new proc that would reveal more than it (mount_too_revealing
-    in fs/namespace.c)."""
+    """The host's /proc: the kernel shows a user namespace no new proc that would reveal more than this one
+    (mount_too_revealing in fs/namespace.c)."""
     name, mounts = "host's /proc", mountinfo.read()
     proc = next((mount for mount in reversed(mounts) if mount.mount_point == "/proc"), None)
     if proc is None:

@@ -80,7 +80,7 @@ CALLS: dict[str, Callable[[], int]] = {
     "close_range": lambda: lib.pc_close_range(1, 0, 0),
     "pidfd_open": lambda: lib.pc_pidfd_open(-1, 0),
 }
-# These ask for the privilege to mount before they look at anything else.
+# The kernel itself refuses these before it looks at anything else, to those who may not mount: the attempts to mount tell.
 ASK_FIRST = frozenset(("move_mount", "fsopen", "fsmount"))
 
 
@@ -88,8 +88,7 @@ def _call(name: str, answer: int) -> Finding:
     finding = f"system call: {name}"
     if answer == -errno.ENOSYS:
         return no(finding, reason_for(name, errno.ENOSYS) or Reason("", OLD_KERNEL), required=True)
-    forbidden = answer in (-errno.EPERM, -errno.EACCES)
-    if forbidden and not (name in ASK_FIRST and not obstacles.has_capability("CAP_SYS_ADMIN")):
+    if answer in (-errno.EPERM, -errno.EACCES) and name not in ASK_FIRST:
         cause = f"it is refused whatever its arguments, as only a seccomp filter does ({os.strerror(-answer)})"
         return no(finding, Reason(cause, obstacles.FILTER_REMEDY), required=True)
     return yes(finding, required=True)

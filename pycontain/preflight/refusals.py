@@ -1,4 +1,4 @@
-"""Tries things in the ways that there are, and says what the kernel refused in the words that the errors of a start use."""
+"""Tries things in the ways that there are, and says what was refused in the words that the errors of a start use."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Finding:
 
 @frozen
 class Report:
-    """What `pycontain.doctor()` found. `str` gives a line for each finding, and one for each remedy below it."""
+    """What `pycontain.doctor()` found. `str` gives a line for each finding, and the remedy below those that share it."""
 
     findings: tuple[Finding, ...]
 
@@ -55,10 +55,10 @@ class Report:
     def __str__(self) -> str:
         width = max((len(finding.name) for finding in self.findings), default=0)
         lines = []
-        for finding in self.findings:
+        for finding, after in zip(self.findings, (*self.findings[1:], None), strict=True):
             lines.append(f"{finding.name:{width}}  {finding.state:6}  {finding.detail}".rstrip())
-            if finding.remedy and finding.state != "yes":
-                lines.append(f"{'':{width}}          -> {finding.remedy}")
+            if finding.remedy and (after is None or after.remedy != finding.remedy):
+                lines.append(f"{'':{width}}  {'':6}  -> {finding.remedy}")
         verdict = "can be run here" if self.ok else "cannot be run here by this user as things are"
         return "\n".join([*lines, "", f"A container {verdict}."])
 
