@@ -44,7 +44,7 @@ NOT_BY_IMPORT = (
 )
 NOT_BY_CONTAINER = (
     "asyncio", "argparse", "click", "ctypes", "json", "logging", "multiprocessing", "pathlib", "shutil", "subprocess",
-    "tempfile", "urllib", "pycontain.doctor", "pycontain.cli",
+    "tempfile", "urllib", "pycontain.preflight", "pycontain.cli",
 )
 
 
