@@ -1,0 +1,122 @@
+"""The command `pycontain`. It only translates: options into a container, results and errors into exit statuses.
+
+Exit statuses are the shell's and docker's: the command's own, 128+n when signal n ended it, 124 for a time limit, 125
+for a failure of pycontain itself, 126 when the command cannot be executed, 127 when it was not found.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pycontain import __version__
+from pycontain.errors import CommandNotExecutable, CommandNotFound, PycontainError
+
+FAILED, NOT_EXECUTABLE, NOT_FOUND, INTERRUPTED = 125, 126, 127, 130
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command line, `sys.argv` without `args`, and returns the exit status."""
+    _open_standard_descriptors()
+    try:
+        return group.main(args=args, prog_name="pycontain", standalone_mode=False) or 0
+    except click.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        return _complain(error.format_message(), FAILED)
+    except CommandNotFound as error:
+        return _complain(str(error), NOT_FOUND)
+    except CommandNotExecutable as error:
+        return _complain(str(error), NOT_EXECUTABLE)
+    except PycontainError as error:
+        return _complain(str(error), FAILED)
+
+
+def _open_standard_descriptors() -> None:
+    """Where the caller has closed one of 0, 1 and 2, it is /dev/null: otherwise the next file that is opened gets its
+    number, and the command would write into it."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)
+
+
+def _complain(message: str, status: int) -> int:
+    click.echo(f"pycontain: {' '.join(message.split())}", err=True)
+    return status
+
+
+@click.group(invoke_without_command=True)
+@click.version_option(__version__, message="pycontain %(version)s")
+@click.pass_context
+def group(context: click.Context) -> None:
+    """Run Linux containers directly: no daemon, nothing to set up."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@group.command(context_settings={"allow_interspersed_args": False})
+@click.option("--host", is_flag=True, help="The root is a copy-on-write clone of the host's.")
+@click.option("--rootfs", metavar="DIR", help="The root is a directory, which is never written to.")
+@click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable, or pass on the caller's.")
+@click.option("-v", "--volume", "volumes", multiple=True, metavar="SRC:DST[:ro]", help="Bind a file or directory.")
+@click.option("--tmpfs", "tmpfs_mounts", multiple=True, metavar="DST[:size=SIZE]", help="A file system in memory.")
+@click.option("-w", "--workdir", metavar="DIR", help="Where the command starts.")
+@click.option("-u", "--user", metavar="USER[:GROUP]", help="Who runs the command, by name or number.")
+@click.option("-m", "--memory", metavar="SIZE", help="Limit the memory, for instance to 256M.")
+@click.option("--cpus", type=float, metavar="N", help="Limit the CPU time, to so many processors' worth.")
+@click.option("--cpu-shares", type=int, metavar="N", help="The weight against others; 1024 is usual.")
+@click.option("--pids-limit", type=int, metavar="N", help="Limit the number of processes and threads.")
+@click.option("--network", metavar="none|host|FILE", help="Only a loopback interface (the default), or which.")
+@click.option("-h", "--hostname", metavar="NAME", help="The host name inside.")
+@click.option("--read-only", is_flag=True, help="The root is read-only.")
+@click.option("--init", is_flag=True, help="Process 1 is a small init, which reaps orphans and forwards signals.")
+@click.option("-i", "--interactive", is_flag=True, help="Pass on standard input; it is empty without.")
+@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Kill everything after so many seconds (status 124).")
+@click.option("--sysctl", "sysctls", multiple=True, metavar="NAME=VALUE", help="Set a sysctl of its namespaces.")
+@click.option("--ulimit", "ulimits", multiple=True, metavar="NAME=SOFT[:HARD]", help="Limit a resource: getrlimit(2).")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(
+    command: tuple[str, ...], env: tuple[str, ...], interactive: bool, tty: bool, timeout: float | None, **options: Any
+) -> int:
+    """Run COMMAND in a container and wait for it.
+
+    Options after COMMAND belong to COMMAND.
+    """
+    from pycontain.cli.foreground import run as run_in_foreground
+    from pycontain.cli.options import describe, environment
+
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise click.UsageError(f"{timeout:g} is not a time limit in seconds")
+    variables = environment(env, os.environ)
+    if tty:
+        variables = {"TERM": os.environ.get("TERM", "xterm"), **variables}
+    container = describe(env=variables, **options)
+    status, notice = run_in_foreground(container, command, interactive=interactive, terminal=tty, timeout=timeout)
+    return status if notice is None else _complain(notice, status)
+
+
+@group.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+def doctor(as_json: bool) -> int:
+    """Say what this machine and user can do, and what helps where something is missing.
+
+    The exit status is 1 when containers cannot be run.
+    """
+    from pycontain import doctor as examine
+
+    report = examine()
+    if as_json:
+        import json
+
+        from attrs import asdict
+
+        click.echo(json.dumps(asdict(report), indent=2))
+    else:
+        click.echo(str(report))
+    return 0 if report.ok else 1
