@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from attrs import define, field
 
@@ -19,6 +19,7 @@ from pycontain.linux.mountinfo import MountInfo, MountTable
 from pycontain.linux.mounts import MountAttr, MountFlag, MountOptions, parse_options
 from pycontain.linux.plan import Step
 from pycontain.runtimes.features import stacks_under_overlay
+from pycontain.runtimes.obstacles import in_user_namespace
 from pycontain.spec import Mount, Spec
 
 COPY_ON_WRITE = "org.pycontain.root.copy-on-write"
@@ -40,6 +41,10 @@ KERNEL_FILE_SYSTEMS = frozenset((
 ))
 OWN_DIRECTORIES = ("/proc", "/sys", "/dev", "/run", "/tmp")
 
+# A directory with more entries and a mount in one of them is not put together from all of them in a user namespace:
+# the entry with the mount is there read-only.
+MANY_ENTRIES = 64
+
 STAGES = ("/tmp", "/run", "/mnt", "/sys")
 
 _mount_table: MountTable | None = None
@@ -54,8 +59,10 @@ class RootPlan:
     tty_group: bool
     sources: list[Step] = field(factory=list)
     steps: list[Step] = field(factory=list)
+    _parts: list[str] = field(factory=list)  # the mounts that make up the root
 
     def build(self) -> None:
+        self.user_namespace = self.user_namespace or in_user_namespace()
         if self.spec.root is None:
             raise SpecError("root: a container with a mount namespace of its own needs a root")
         path = os.path.abspath(self.spec.root.path)
@@ -66,6 +73,7 @@ class RootPlan:
         else:
             self.sources.append(steps.tree(path, "root"))
             self.steps.append(steps.attach("root", "root", root="scratch"))
+            self._parts.append("root")
         for index, mount in enumerate(self.spec.mounts):
             self._mount(mount, f"mount{index}")
 
@@ -83,7 +91,7 @@ class RootPlan:
         if linux is not None:
             last += [steps.read_only("root", path) for path in linux.readonly_paths]
         if self.spec.root is not None and self.spec.root.readonly:
-            last.append(steps.setattr_mount("root", MountAttr.RDONLY))
+            last += [steps.setattr_mount(part, MountAttr.RDONLY) for part in self._parts]
         last.append(steps.pivot("root"))
         return last
 
@@ -106,14 +114,63 @@ class RootPlan:
             raise InvalidArgument(f"the root {path!r} cannot be used: {error.strerror}") from None
         if not stat.S_ISDIR(info.st_mode):
             raise InvalidArgument(f"the root {path!r} is not a directory")
-        self._overlay(path, "root", "root", 0, info)
+        mounts = _topmost_mounts()
+        if self.user_namespace and _has_mounts(path, mounts):
+            mode = f"{stat.S_IMODE(info.st_mode):o}"
+            self.steps.append(steps.file_system("tmpfs", "root", [("source", "pycontain"), ("mode", mode)]))
+            self.steps.append(steps.attach("root", "root", root="scratch"))
+            self._parts.append("root")
+            self._assemble(path, path, mounts)
+            return
+        self._overlay(path, "root", 0, info)
         self.steps.append(steps.attach("root", "root", root="scratch"))
-        for index, mount in enumerate(_submounts(path), 1):
+        for index, mount in enumerate(_submounts(path, mounts), 1):
             self._submount(mount, path, index)
 
-    def _overlay(self, lower: str, out: str, about: str, index: int, info: os.stat_result) -> None:
+    def _assemble(self, directory: str, root: str, mounts: Mapping[str, MountInfo]) -> None:
+        """Puts a directory together from its entries, in a user namespace: there the mounts that were inherited are
+        locked (mount_namespaces(7)), and overlayfs takes no directory with such a mount in it as a layer.
+
+        What the copy does not have is the owner of `directory`, and its sockets, fifos and devices.
+        """
+        try:
+            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        except PermissionError:
+            return
+        below = os.path.relpath(directory, root)
+        parent = "root" if below == "." else f"directory{len(self.steps)}"
+        if below != ".":
+            self.steps.append(steps.mkdirs("root", below, stat.S_IMODE(os.stat(directory).st_mode)))
+            self.steps.append(steps.open_path(below, parent, root="root", directory=True))
+        for entry in entries:
+            mount = mounts.get(entry.path)
+            if (root == "/" and entry.path in OWN_DIRECTORIES) or (mount and mount.fs_type in KERNEL_FILE_SYSTEMS):
+                continue
+            if entry.is_symlink():
+                self.steps.append(steps.symlink(parent, entry.name, os.readlink(entry.path)))
+            elif entry.is_dir() and _has_mounts(entry.path, mounts) and len(entries) <= MANY_ENTRIES:
+                self._assemble(entry.path, root, mounts)
+            elif entry.is_dir() or entry.is_file():
+                self._entry(entry, os.path.relpath(entry.path, root), mount)
+
+    def _entry(self, entry: os.DirEntry[str], target: str, mount: MountInfo | None) -> None:
+        index = len(self._parts)
+        out = f"part{index}"
+        read_only = mount is not None and ("ro" in mount.options or "ro" in mount.super_options)
+        if entry.is_dir() and not read_only and stacks_under_overlay(entry.path, user_namespace=True):
+            self._overlay(entry.path, out, index, entry.stat())
+        else:
+            self.sources += [
+                steps.tree(entry.path, out),
+                steps.setattr_mount(out, MountAttr.RDONLY | MountAttr.NODEV, recursive=True, about=entry.path),
+            ]
+            self._parts.append(out)
+        self.steps.append(steps.attach(out, target, root="root"))
+
+    def _overlay(self, lower: str, out: str, index: int, info: os.stat_result) -> None:
         """An overlay with `lower` below and its upper and work directories in the scratch mount."""
         name = f"lower{index}"
+        self._parts.append(out)
         self.sources.append(steps.open_path(lower, name, directory=True))
         self.steps += [
             # the upper directory is what one sees as the top of the merged tree
@@ -134,7 +191,7 @@ class RootPlan:
             return
         read_only = "ro" in mount.options or "ro" in mount.super_options
         if stat.S_ISDIR(info.st_mode) and not read_only and stacks_under_overlay(mount.mount_point):
-            self._overlay(mount.mount_point, out, target, index, info)
+            self._overlay(mount.mount_point, out, index, info)
         else:
             self.sources += [
                 steps.tree(mount.mount_point, out, recursive=False),
@@ -210,13 +267,23 @@ class RootPlan:
             self.steps.append(steps.symlink(directory, name, target))
 
 
-def _submounts(root: str) -> Iterable[MountInfo]:
-    """The mounts of files below `root`, those of the kernel and those a container has of its own left out."""
+def _topmost_mounts() -> dict[str, MountInfo]:
+    """The visible mount at each mount point."""
     global _mount_table
     if _mount_table is None:
         _mount_table = MountTable()
+    return {mount.mount_point: mount for mount in _mount_table.mounts()}
+
+
+def _has_mounts(directory: str, mounts: Iterable[str]) -> bool:
+    """Whether something is mounted below a directory."""
+    prefix = directory.rstrip("/") + "/"
+    return any(point.startswith(prefix) and point != "/" for point in mounts)
+
+
+def _submounts(root: str, topmost: Mapping[str, MountInfo]) -> Iterable[MountInfo]:
+    """The mounts of files below `root`, those of the kernel and those a container has of its own left out."""
     prefix = root.rstrip("/") + "/"
-    topmost = {mount.mount_point: mount for mount in _mount_table.mounts()}
     for point in sorted(topmost):
         mount = topmost[point]
         own = root == "/" and any(point == name or point.startswith(name + "/") for name in OWN_DIRECTORIES)
