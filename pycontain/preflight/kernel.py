@@ -80,7 +80,7 @@ CALLS: dict[str, Callable[[], int]] = {
     "close_range": lambda: lib.pc_close_range(1, 0, 0),
     "pidfd_open": lambda: lib.pc_pidfd_open(-1, 0),
 }
-# The kernel itself refuses these before it looks at anything else, to those who may not mount: the attempts to mount tell.
+# To those who may not mount the kernel refuses these before it looks at anything else: the attempts to mount tell.
 ASK_FIRST = frozenset(("move_mount", "fsopen", "fsmount"))
 
 

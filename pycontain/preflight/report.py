@@ -32,7 +32,7 @@ class Finding:
 
 @frozen
 class Report:
-    """What `pycontain.doctor()` found. `str` gives a line for each finding, and the remedy below those that share it."""
+    """What `pycontain.doctor()` found. `str` gives a line for each, and the remedy below the last that it helps."""
 
     findings: tuple[Finding, ...]
 

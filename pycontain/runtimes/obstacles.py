@@ -34,7 +34,7 @@ def user_namespaces() -> Reason | None:
 
 def privileges() -> Reason | None:
     """Why this process may not make mounts and namespaces directly, without a user namespace. None when it may."""
-    if has_capability("CAP_SYS_ADMIN"):
+    if has_capability("CAP_SYS_ADMIN") or filtered_calls():
         return filtered_calls()
     if os.geteuid() == 0:
         return Reason(
@@ -48,7 +48,8 @@ def privileges() -> Reason | None:
             "Run as root, or with a user namespace of its own: with_userns()",
         )
     return Reason(
-        f"user {os.geteuid()} has no privileges here, and {obstacle.cause}", f"Run as root, or: {obstacle.remedy}"
+        f"user {os.geteuid()} has no privileges here, and {obstacle.cause}",
+        f"Run as root; or make user namespaces possible, and use with_userns(). {obstacle.remedy}",
     )
 
 
