@@ -17,6 +17,7 @@ from pycontain.linux import plan as steps
 from pycontain.linux.mounts import MountFlag
 from pycontain.linux.namespaces import NamespaceType
 from pycontain.linux.plan import Plan, Step
+from pycontain.runtimes.obstacles import setgroups_denied
 from pycontain.runtimes.rootfs import RootPlan
 from pycontain.spec import IDMapping, Linux, Process, Resources, Spec
 
@@ -247,7 +248,7 @@ class _Compiler:
         result.append(
             steps.identity(
                 user.uid, user.gid, user.additional_gids, keep_caps=keeps,
-                keep_groups="user" in self.new and _setgroups_denied(linux),
+                keep_groups=_keeps_groups(linux, "user" in self.new),
             )
         )
         if process.capabilities is not None:
@@ -294,9 +295,11 @@ def _inside(container_id: int, mappings: tuple[IDMapping, ...]) -> bool:
     return any(m.container_id <= container_id < m.container_id + m.size for m in mappings)
 
 
-def _setgroups_denied(linux: Linux) -> bool:
-    """An unprivileged caller can map one group, its own, and must give up setgroups for it (user_namespaces(7))."""
-    return os.geteuid() != 0 and len(linux.gid_mappings) == 1 and linux.gid_mappings[0].size == 1
+def _keeps_groups(linux: Linux, new_user_namespace: bool) -> bool:
+    """An unprivileged caller can map one group, its own, and must give up setgroups for it; and the user namespace of the
+    caller may have been made like that, which those below it inherit (user_namespaces(7))."""
+    single = len(linux.gid_mappings) == 1 and linux.gid_mappings[0].size == 1
+    return (new_user_namespace and single and os.geteuid() != 0) or setgroups_denied()
 
 
 def _time_offsets(linux: Linux) -> str:
