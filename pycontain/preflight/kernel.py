@@ -120,7 +120,7 @@ def _overlay_layers() -> Finding:
     refused = attempt([*sequence, *layers], NamespaceType.MOUNT | (NamespaceType.USER if user_namespace else 0))
     if refused is None:
         return yes(name, "lowerdir+ (Linux 6.7)")
-    if refused.errno == errno.EINVAL:
+    if refused.errno == errno.EINVAL and refused.step.startswith("fsopen overlay"):
         return partly(name, Reason("this kernel has no lowerdir+: an overlay has few layers", TOO_OLD.format("6.7")))
     return no(name, reason_of(refused, user_namespace))
 

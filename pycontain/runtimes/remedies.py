@@ -34,6 +34,9 @@ NO_ROOT_MOUNT = Reason(
     "the root directory of this process is not a mount point: it is in a chroot or on the initial ramdisk",
     "Leave the chroot; or make its directory a mount point before entering it (mount --bind DIR DIR)",
 )
+UNKNOWN_OBSTACLE = Reason(
+    "a chroot or a security module forbids it", "Leave the chroot, or look for the refusal in the kernel log (dmesg)"
+)
 SETGROUPS = Reason(
     "the groups cannot be changed in the caller's user namespace",
     "Make that namespace with newgidmap (`unshare --map-auto --map-root-user`), or run outside of it",
@@ -86,7 +89,8 @@ def missing_file_system(step: str) -> Reason:
 
 def _namespace_reason(code: int, user_namespace: bool) -> Reason | None:
     if code in (errno.EPERM, errno.EACCES):
-        return obstacles.user_namespaces() if user_namespace else obstacles.privileges() or obstacles.confinement()
+        found = obstacles.user_namespaces() if user_namespace else obstacles.privileges()
+        return found or obstacles.confinement() or UNKNOWN_OBSTACLE
     if code in (errno.ENOSPC, errno.EUSERS):
         return (obstacles.number_of_user_namespaces() if user_namespace else None) or Reason(
             "a limit of namespaces, or of their nesting (32 deep), is reached",
