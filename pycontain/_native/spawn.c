@@ -3,6 +3,12 @@
  * CLONE_VM makes a start cost the same in a process of any size. The child has its own stack, all its signals are
  * blocked, it makes raw system calls only, and the memory it uses is kept until the kernel says that the child has
  * left it: CLONE_CHILD_CLEARTID sets `alive` to 0 when the child executes a program or ends.
+ *
+ * CLONE_VFORK is what keeps this process safe from the child's limits. Without it the kernel takes the two for equal
+ * owners of the memory: an OOM in the child's cgroup kills both (__oom_kill_process, mm/oom_kill.c, spares only a child
+ * "in the middle of vfork"), and the child's oom_score_adj becomes ours (__set_oom_adj, fs/proc/base.c). As the thread
+ * that calls it is suspended until the child executes, and ours must write id maps and let the child go meanwhile, a
+ * thread of its own calls it, the spawner: made for one start, without libc, and gone when the child has executed.
  */
 
 #define _GNU_SOURCE
@@ -18,12 +24,19 @@
 
 #define GUARD_SIZE 4096
 #define STACK_SIZE 65536 /* the deepest path needs about 10 KiB */
+#define SPAWNER_STACK_SIZE 16384
+#ifndef CLONE_CLEAR_SIGHAND
+#define CLONE_CLEAR_SIGHAND 0x100000000ULL
+#endif
 
 struct pc_arena {
     struct pc_context context;
     struct pc_execution execution;
+    struct clone_args child;
+    int32_t begun;   /* futex: 1 once the child runs, or could not be made (context.pid is -errno then) */
+    int32_t spawner; /* futex: 1 while the spawner uses this memory, set to 0 by the kernel (CLONE_CHILD_CLEARTID) */
     size_t pointers, mapped;
-    char *stack;
+    char *stacks;    /* that of the spawner, a guard page, that of the child */
     const char *vector[];
 };
 
@@ -36,25 +49,35 @@ struct pc_arena *pc_arena_new(size_t pointers)
     if (pointers > (size_t)1 << 24)
         return NULL;
     head = (head + 4095) & ~(size_t)4095;
-    size = head + GUARD_SIZE + STACK_SIZE;
+    size = head + GUARD_SIZE + SPAWNER_STACK_SIZE + GUARD_SIZE + STACK_SIZE;
     memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         return NULL;
     arena = (struct pc_arena *)memory;
     arena->pointers = pointers;
     arena->mapped = size;
-    arena->stack = memory + size;
-    if (mprotect(memory + head, GUARD_SIZE, PROT_NONE) != 0) {
+    arena->stacks = memory + head + GUARD_SIZE;
+    if (mprotect(memory + head, GUARD_SIZE, PROT_NONE) != 0
+        || mprotect(arena->stacks + SPAWNER_STACK_SIZE, GUARD_SIZE, PROT_NONE) != 0) {
         munmap(memory, size);
         return NULL;
     }
     return arena;
 }
 
+/* The spawner ends as soon as the child has executed, or ended. */
+static void await_spawner(struct pc_arena *arena)
+{
+    while (__atomic_load_n(&arena->spawner, __ATOMIC_ACQUIRE))
+        pc_futex_wait(&arena->spawner, 1, 1000);
+}
+
 void pc_arena_free(struct pc_arena *arena)
 {
-    if (arena)
-        munmap(arena, arena->mapped);
+    if (!arena)
+        return;
+    await_spawner(arena);
+    munmap(arena, arena->mapped);
 }
 
 size_t pc_arena_pointers(const struct pc_arena *arena)
@@ -67,20 +90,28 @@ struct pc_context *pc_arena_context(struct pc_arena *arena)
     return &arena->context;
 }
 
+/* Called by the child, and by the spawner when there is none any more. */
+static void begin(struct pc_arena *arena)
+{
+    __atomic_store_n(&arena->begun, 1, __ATOMIC_RELEASE);
+    pc_futex_wake(&arena->begun);
+}
+
 /* Runs in the child, on its own stack. */
 static void child_main(struct pc_arena *arena)
 {
+    begin(arena);
     int failed = pc_execute(&arena->execution);
 
     PC_CALL(exit_group, failed ? 127 : 0);
 }
 
-/* clone3(2) for a child that goes on in child_main: only assembly can come back from it on another stack. */
-static long clone_child(struct clone_args *args, struct pc_arena *arena)
+/* clone3(2) for a child or thread that goes on in `main`: only assembly can come back from it on another stack. */
+static long clone_to(struct clone_args *args, void (*main)(struct pc_arena *), struct pc_arena *arena)
 {
 #if defined(__x86_64__)
     long ret;
-    register void *entry __asm__("r12") = (void *)child_main;
+    register void *entry __asm__("r12") = (void *)main;
     register void *argument __asm__("r13") = arena;
     __asm__ volatile("syscall\n\t"
                      "test %%rax, %%rax\n\t"
@@ -98,7 +129,7 @@ static long clone_child(struct clone_args *args, struct pc_arena *arena)
     register long x8 __asm__("x8") = __NR_clone3;
     register long x0 __asm__("x0") = (long)args;
     register long x1 __asm__("x1") = sizeof *args;
-    register void *entry __asm__("x10") = (void *)child_main;
+    register void *entry __asm__("x10") = (void *)main;
     register void *argument __asm__("x11") = arena;
     __asm__ volatile("svc #0\n\t"
                      "cbnz x0, 1f\n\t"
@@ -114,6 +145,43 @@ static long clone_child(struct clone_args *args, struct pc_arena *arena)
 #endif
 }
 
+/* Runs in the spawner: suspended in clone3 until the child has executed, or ended. */
+static void spawner_main(struct pc_arena *arena)
+{
+    long pid = clone_to(&arena->child, child_main, arena);
+
+    if (pid < 0)
+        arena->context.pid = (int32_t)pid;
+    begin(arena);
+    PC_CALL(exit, 0);
+}
+
+static uint64_t address(const volatile void *pointer)
+{
+    return (uint64_t)(uintptr_t)pointer;
+}
+
+static long start_spawner(struct pc_arena *arena)
+{
+    struct clone_args args = {
+        .flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_CHILD_CLEARTID,
+        .child_tid = address(&arena->spawner),
+        .stack = address(arena->stacks),
+        .stack_size = SPAWNER_STACK_SIZE,
+    };
+    uint64_t all = ~0ULL, before;
+    long ret;
+
+    arena->begun = 0;
+    arena->spawner = 1;
+    PC_CALL(rt_sigprocmask, SIG_SETMASK, &all, &before, 8);
+    ret = clone_to(&args, spawner_main, arena);
+    PC_CALL(rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
+    if (ret < 0)
+        arena->spawner = 0;
+    return ret;
+}
+
 /* Starts a child that executes the plan. The plan and the command must stay in place until pc_settled returns 1.
  * The caller has filled context->fds. Returns the child's pid (its pidfd is in the context) or -errno. */
 int pc_start(struct pc_arena *arena, const void *plan, size_t plan_size, const void *command, size_t command_size,
@@ -121,38 +189,42 @@ int pc_start(struct pc_arena *arena, const void *plan, size_t plan_size, const v
 {
     struct pc_context *context = &arena->context;
     const struct pc_command *words = command;
-    uint64_t all = ~0ULL, before;
-    long pid;
+    long ret;
 
     if (pc_check_plan(plan, plan_size) < 0 || pc_check_command(command, command_size) < 0
         || (size_t)words->argc + words->envc + 2 > arena->pointers)
         return -EINVAL;
+    await_spawner(arena);
     arena->execution = (struct pc_execution){ plan, command, context, arena->vector, NULL };
     context->go = 0;
     context->failed = -1;
     context->error = context->syscall = 0;
     context->detail = context->pidfd = -1;
+    context->pid = 0;
     context->alive = 1;
-
-    struct clone_args args = {
-        .flags = clone_flags | CLONE_VM | CLONE_PIDFD | CLONE_CHILD_CLEARTID,
-        .pidfd = (uint64_t)(uintptr_t)&context->pidfd,
-        .child_tid = (uint64_t)(uintptr_t)&context->alive,
+    arena->child = (struct clone_args){
+        /* no handler of ours can run in the child: CLONE_CLEAR_SIGHAND (Linux 5.5) */
+        .flags = clone_flags | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND | CLONE_PIDFD | CLONE_PARENT_SETTID
+                 | CLONE_CHILD_CLEARTID,
+        .pidfd = address(&context->pidfd),
+        .parent_tid = address(&context->pid),
+        .child_tid = address(&context->alive),
         .exit_signal = SIGCHLD,
-        .stack = (uint64_t)(uintptr_t)(arena->stack - STACK_SIZE),
+        .stack = address(arena->stacks + SPAWNER_STACK_SIZE + GUARD_SIZE),
         .stack_size = STACK_SIZE,
     };
     if (cgroup_fd >= 0) {
-        args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = (uint64_t)cgroup_fd;
+        arena->child.flags |= CLONE_INTO_CGROUP;
+        arena->child.cgroup = (uint64_t)cgroup_fd;
     }
-    PC_CALL(rt_sigprocmask, SIG_SETMASK, &all, &before, 8);
-    pid = clone_child(&args, arena);
-    PC_CALL(rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
-    if (pid < 0)
+    ret = start_spawner(arena);
+    while (ret >= 0 && !__atomic_load_n(&arena->begun, __ATOMIC_ACQUIRE))
+        pc_futex_wait(&arena->begun, 0, 1000);
+    if (ret < 0)
+        context->pid = (int32_t)ret;
+    if (context->pid < 0)
         context->alive = 0;
-    context->pid = (int32_t)pid;
-    return (int)pid;
+    return context->pid;
 }
 
 /* Lets the child pass PC_AWAIT. */

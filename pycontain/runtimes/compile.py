@@ -165,7 +165,7 @@ class _Compiler:
         late = [kind for kind in ("cgroup", "time") if kind in self.new]
         process = self._process()
         result = [
-            steps.pdeathsig(9),
+            *([] if helper else [steps.pdeathsig(9)]),  # of a thread: the one that makes a helper ends at once
             steps.umask(0),
             steps.enter_cgroups(CGROUP_SLOTS),
         ]
@@ -259,7 +259,8 @@ class _Compiler:
         if process.no_new_privileges:
             result.append(steps.no_new_privs())
         result += [
-            steps.pdeathsig(0),  # its thread may end before the task; the guard watches the process from here on
+            # its thread may end before the task; the guard watches the process from here on
+            *([] if helper else [steps.pdeathsig(0)]),
             steps.chdir(process.cwd),
             steps.umask(user.umask if user.umask is not None else 0o022),
             steps.default_signals(),

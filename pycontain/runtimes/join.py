@@ -26,8 +26,12 @@ def start_joined(
     cgroup: int,
 ) -> tuple[int, int]:
     """As `start.start`, in the helper. The process that executes the command is a child of this one."""
-    ours, theirs = socket.socketpair()
     memory = _memory(compiled, command, descriptors)
+    try:
+        ours, theirs = socket.socketpair()
+    except BaseException:
+        os.close(memory)
+        raise
     try:
         pid, pidfd = _start_helper(compiled, command, descriptors, record, cgroup, theirs.fileno(), memory)
         theirs.close()
@@ -53,9 +57,13 @@ def _memory(compiled: Compiled, command: Command, descriptors: Mapping[str, int]
         context.fds[index] = descriptors.get(name, -1)
     parts = (bytes(ffi.buffer(context)), compiled.plan.encoded, command.encoded)
     fd = os.memfd_create("pycontain-plan", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(fd), "wb") as file:
-        for part in parts:
-            file.write(part + bytes(-len(part) % 16))
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            for part in parts:
+                file.write(part + bytes(-len(part) % 16))
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -65,8 +73,8 @@ def _start_helper(
 ) -> tuple[int, int]:
     kept = {name: fd for name, fd in descriptors.items() if fd >= 0}
     kept |= {"socket": theirs, "memory": memory}
+    # no PR_SET_PDEATHSIG: the thread that makes the helper ends when it has executed; the guard knows of it
     plan = steps.Plan((
-        steps.pdeathsig(signal.SIGKILL),
         steps.await_release("owner"),
         steps.close_descriptors(),
         *(steps.keep(name) for name in kept),
@@ -79,10 +87,11 @@ def _start_helper(
 
 def _grandchild(ours: socket.socket, helper: int, record: Callable[[int, int], None]) -> tuple[int, int]:
     """Receives the pidfd of the process that the helper forked as our child, records it, and lets it go on."""
-    data, received, _, _ = socket.recv_fds(ours, FAILURE.size, 1)
-    if not received:
+    # socket.recv_fds passes on no flags, and without this one the descriptor would be inheritable
+    data, ancillary, _, _ = ours.recvmsg(FAILURE.size, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC)
+    if not ancillary:
         raise _failure(data)
-    pidfd = received[0]
+    pidfd: int = struct.unpack("=i", ancillary[0][2])[0]
     try:
         wait(helper)
         pid = _pid_of(pidfd)
