@@ -105,7 +105,7 @@ class Page:
                 wanted[-1] += line + "\n"
         # each command leaves its status for the next one's `$?`
         mark = "status=$?; printf '\\0'; (exit $status)"
-        main = f"{shlex.quote(sys.executable)} -c 'from pycontain.cli import main; main()'"
+        main = f"{shlex.quote(sys.executable)} -m pycontain"
         function = f'pycontain() {{ {main} "$@"; }}'
         script = "\n".join([function, *(f"{command}\n{mark}" for command in commands)])
         done = subprocess.run(
