@@ -26,8 +26,9 @@ CGROUP_SLOTS = tuple(f"cgroup{index}" for index in range(14))
 
 # The order of setns: the user namespace first, for the privileges over the others.
 JOIN_ORDER = ("user", "cgroup", "ipc", "uts", "network", "pid", "mount", "time")
-# Where a joined process could be seen and traced by those inside: not in memory that is shared with Python.
-NEED_HELPER = frozenset(("user", "pid"))
+# Where a joined process could be seen and traced by those inside: not in memory that is shared with Python. And a time
+# namespace takes no process whose memory is shared (setns(2), EUSERS).
+NEED_HELPER = frozenset(("user", "pid", "time"))
 
 PROPAGATIONS = {
     None: MountFlag.PRIVATE, "private": MountFlag.PRIVATE, "rprivate": MountFlag.PRIVATE,
@@ -51,7 +52,7 @@ class Compiled:
         time_namespace: whether the command must find itself in a new time namespace.
         init: whether the built-in init is process 1.
         terminal: whether the process gets a terminal of its own.
-        changes_identity: whether the user ids of the process change.
+        changes_identity: whether the user or group of the process changes.
         env: of the command, encoded.
         search: the directories in which a command without a slash is looked for.
     """
@@ -119,7 +120,9 @@ class _Compiler:
             time_namespace="time" in self.new,
             init=spec.annotations.get(INIT) == "true",
             terminal=process.terminal,
-            changes_identity=process.user.uid != os.geteuid() or "user" in self.new,
+            changes_identity=(
+                "user" in self.new or (process.user.uid, process.user.gid) != (os.geteuid(), os.getegid())
+            ),
             env=tuple(os.fsencode(variable) for variable in process.env),
             search=_search_path(process),
         )
@@ -185,7 +188,8 @@ class _Compiler:
             result.append(steps.write_file("/proc/self/timens_offsets", _time_offsets(linux)))
         if forks:
             result.append(steps.fork())
-        if "user" in self.new and _inside(0, linux.uid_mappings) and _inside(0, linux.gid_mappings):
+        mapped = _inside(0, linux.uid_mappings) and _inside(0, linux.gid_mappings)
+        if "user" in self.joins or ("user" in self.new and mapped):  # ids that are not mapped cannot own files
             result.append(steps.identity(0, 0, [], keep_groups=True))
         return [*result, steps.setsid(), steps.session_keyring()]
 
@@ -297,8 +301,8 @@ def _inside(container_id: int, mappings: tuple[IDMapping, ...]) -> bool:
 
 
 def _keeps_groups(linux: Linux, new_user_namespace: bool) -> bool:
-    """An unprivileged caller can map one group, its own, and must give up setgroups for it; and the user namespace of the
-    caller may have been made like that, which those below it inherit (user_namespaces(7))."""
+    """An unprivileged caller can map one group, its own, and must give up setgroups for it; and the user namespace of
+    the caller may have been made like that, which those below it inherit (user_namespaces(7))."""
     single = len(linux.gid_mappings) == 1 and linux.gid_mappings[0].size == 1
     return (new_user_namespace and single and os.geteuid() != 0) or setgroups_denied()
 
