@@ -5,12 +5,15 @@ It exists only while there is such a task.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
 
 from attrs import define, field
 
+from pycontain.errors import NotSupported
+from pycontain.runtimes.remedies import DESCRIPTORS, PROCESSES
 from pycontain.task import Task
 
 
@@ -27,23 +30,56 @@ class Monitor:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._epoll: select.epoll | None = None
+        self._thread: threading.Thread | None = None
         self._by_fd: dict[int, _Watched] = {}
         self._count = 0
 
     def watch(self, task: Task) -> None:
-        """Takes over a task that has just been started."""
+        """Takes over a task that has just been started. When it cannot, the task is ended."""
         task._waiters = threading.Event()
         watched = _Watched(task, task.pidfd)
-        with self._lock:
-            start = self._epoll is None
-            epoll = self._epoll = self._epoll or select.epoll()
-            self._count += 1
-            for fd, events in ((task.pidfd, select.EPOLLIN), *task._plumbing.waiting()):
+        try:
+            with self._lock:
+                self._add(watched)
+        except OSError as error:
+            task._abort()
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise NotSupported("there is no free descriptor to watch the task", remedy=DESCRIPTORS) from None
+            raise
+        except RuntimeError as error:
+            task._abort()
+            raise NotSupported(f"there can be no thread to watch the task: {error}", remedy=PROCESSES) from None
+        except BaseException:  # Ctrl-C: the thread may run by now, and collects the task
+            task._process.kill()
+            raise
+
+    def _add(self, watched: _Watched) -> None:
+        """All of it, or after an error nothing."""
+        epoll = self._epoll or select.epoll()
+        self._epoll, self._count = epoll, self._count + 1
+        try:
+            for fd, events in ((watched.pidfd, select.EPOLLIN), *watched.task._plumbing.waiting()):
+                epoll.register(fd, events)
                 watched.fds.add(fd)
                 self._by_fd[fd] = watched
-                epoll.register(fd, events)
-            if start:
-                threading.Thread(target=self._run, args=(epoll,), name="pycontain-monitor", daemon=True).start()
+            if not self._runs():
+                self._thread = threading.Thread(target=self._run, args=(epoll,), name="pycontain-monitor", daemon=True)
+                self._thread.start()
+        except Exception:
+            self._count -= 1
+            self._forget(epoll, watched)
+            if not self._count and not self._runs():
+                epoll.close()
+                self._epoll = self._thread = None
+            raise
+
+    def _runs(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _forget(self, epoll: select.epoll, watched: _Watched) -> None:
+        for fd in watched.fds:
+            epoll.unregister(fd)
+            del self._by_fd[fd]
 
     def _run(self, epoll: select.epoll) -> None:
         while True:
@@ -59,7 +95,7 @@ class Monitor:
             with self._lock:
                 if self._count == 0:
                     epoll.close()
-                    self._epoll = None
+                    self._epoll = self._thread = None
                     return
 
     def _serve(self, epoll: select.epoll, watched: _Watched, fd: int) -> None:
@@ -70,9 +106,7 @@ class Monitor:
 
     def _finish(self, epoll: select.epoll, watched: _Watched) -> None:
         with self._lock:
-            for fd in watched.fds:
-                epoll.unregister(fd)
-                del self._by_fd[fd]
+            self._forget(epoll, watched)
         watched.task._finish()
         with self._lock:
             self._count -= 1
