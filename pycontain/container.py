@@ -32,7 +32,7 @@ from pycontain.spec import (
     Spec,
     TimeOffset,
 )
-from pycontain.streams import DEVNULL, PIPE, Stream
+from pycontain.streams import DEVNULL, PIPE, Stream, fill_standard_streams
 from pycontain.task import Task
 
 if TYPE_CHECKING:
@@ -283,15 +283,20 @@ class Container:
             LimitNotSupported, NotSupported: this machine cannot do what was asked.
             ProcessFailed: with `check`, when the command did not exit with 0.
         """
-        encoding = encoding or "utf-8"
-        if timeout is not None and timeout < 0:
+        encoding, errors = encoding or "utf-8", errors or "strict"
+        _check_encoding(encoding, errors)
+        if timeout is not None and not timeout >= 0:
             raise InvalidArgument(f"{timeout} is not a time limit")
         if input is not None and stdin not in (DEVNULL, PIPE):
             raise InvalidArgument("stdin and input cannot both be given")
-        data = input.encode(encoding, errors or "strict") if isinstance(input, str) else input
-        task = Task(self._compile(), argv, encoding, errors or "strict")
-        task._start(stdin, stdout, stderr, data)
-        result = task._run(timeout)
+        data = input.encode(encoding, errors) if isinstance(input, str) else input
+        task = Task(self._compile(), argv, encoding, errors)
+        try:
+            task._start(stdin, stdout, stderr, data)
+            result = task._run(timeout)
+        except BaseException:  # Ctrl-C may come between the two
+            task._abort()
+            raise
         return result.check() if check else result
 
     def start(
@@ -310,6 +315,7 @@ class Container:
         """
         from pycontain.monitor import watch
 
+        _check_encoding(encoding, errors)
         task = Task(self._compile(), argv, encoding, errors)
         task._start(stdin, stdout, stderr, None)
         watch(task)
@@ -351,6 +357,7 @@ class Container:
         return self._compile().plan
 
     def _compile(self, terminal: ConsoleSize | None = None) -> Compiled:
+        fill_standard_streams()
         compiled = self._compiled.get(terminal)
         if compiled is None:
             spec = self._resolved()
@@ -439,6 +446,16 @@ class Container:
         usual = {namespace.type: "new" for namespace in defaults.NAMESPACES}
         kinds = dict.fromkeys([*usual, *have])
         return [(k, have.get(k, "host")) for k in kinds if have.get(k, "host") != usual.get(k, "host")]
+
+
+def _check_encoding(encoding: str, errors: str) -> None:
+    import codecs
+
+    try:
+        codecs.lookup(encoding)
+        codecs.lookup_error(errors)
+    except LookupError as error:
+        raise InvalidArgument(str(error)) from None
 
 
 def _absolute(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import threading
 from collections.abc import Iterator
 from typing import IO, Union
 
@@ -101,14 +102,17 @@ class Plumbing:
             raise InvalidArgument("STDOUT can only be given for standard error")
         if stdin == PIPE and data is None:
             raise InvalidArgument("a pipe to standard input needs `input`", remedy="Pass bytes, or a file object")
+        # all three before anything is opened here, which would get the number of one that the caller has closed
+        given = [_descriptor(stream, fd) for fd, stream in enumerate((stdin, stdout, stderr))]
         try:
-            self.streams.stdin = self._feed(data) if data is not None else self._plain(stdin, 0, os.O_RDONLY)
-            self.streams.stdout = self._capture(self.stdout) if stdout == PIPE else self._plain(stdout, 1, os.O_WRONLY)
+            self.streams.stdin = self._feed(data) if data is not None else self._or_null(given[0], os.O_RDONLY)
+            self.streams.stdout = self._capture(self.stdout) if stdout == PIPE else self._or_null(given[1], os.O_WRONLY)
             if stderr == STDOUT:
                 self.streams.stderr = self.streams.stdout
+            elif stderr == PIPE:
+                self.streams.stderr = self._capture(self.stderr)
             else:
-                piped = stderr == PIPE
-                self.streams.stderr = self._capture(self.stderr) if piped else self._plain(stderr, 2, os.O_WRONLY)
+                self.streams.stderr = self._or_null(given[2], os.O_WRONLY)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise NotSupported("there is no free descriptor for the task's streams", remedy=DESCRIPTORS) from None
@@ -118,10 +122,13 @@ class Plumbing:
         return os.pipe2(os.O_CLOEXEC)
 
     def _feed(self, data: bytes) -> int:
-        theirs, ours = self._pipe()
+        try:
+            self.feed.data = memoryview(data).cast("B")
+        except TypeError:
+            raise InvalidArgument(f"`input` must be bytes or a string, not {data!r:.100}") from None
+        theirs, self.feed.fd = self._pipe()
         self._theirs.append(theirs)
-        os.set_blocking(ours, False)
-        self.feed.fd, self.feed.data = ours, memoryview(data)
+        os.set_blocking(self.feed.fd, False)
         return theirs
 
     def _capture(self, capture: Capture) -> int:
@@ -130,29 +137,9 @@ class Plumbing:
         capture.fd = ours
         return theirs
 
-    def _plain(self, stream: Stream, inherited: int, mode: int) -> int:
-        if stream is None:
-            return self._inherit(inherited, mode)
-        if stream == DEVNULL:
-            return self._null(mode)
-        if isinstance(stream, int):
-            if stream < 0:
-                raise InvalidArgument(f"{stream} is not a descriptor, nor PIPE, STDOUT or DEVNULL")
-            return stream
-        try:
-            return stream.fileno()
-        except (AttributeError, OSError, ValueError):
-            raise InvalidArgument(f"{stream!r} is not a stream: it has no file descriptor") from None
-
-    def _inherit(self, fd: int, mode: int) -> int:
-        """The caller's own stream; where it has closed it, /dev/null."""
-        try:
-            os.fstat(fd)
-        except OSError:
-            return self._null(mode)
-        return fd
-
-    def _null(self, mode: int) -> int:
+    def _or_null(self, fd: int, mode: int) -> int:
+        if fd >= 0:
+            return fd
         fd = os.open("/dev/null", mode | os.O_CLOEXEC)
         self._theirs.append(fd)
         return fd
@@ -187,3 +174,51 @@ class Plumbing:
         self.feed.close()
         self.stdout.drain()
         self.stderr.drain()
+
+
+def _descriptor(stream: Stream, inherited: int) -> int:
+    """The descriptor of the caller's that a stream is, -1 for one that is to be opened."""
+    if stream is None:
+        return inherited
+    if isinstance(stream, int) and not isinstance(stream, bool):
+        if stream in (PIPE, STDOUT, DEVNULL):
+            return -1
+        if stream < 0:
+            raise InvalidArgument(f"{stream} is not a descriptor, nor PIPE, STDOUT or DEVNULL")
+        fd = stream
+    else:
+        try:
+            fd = stream.fileno()  # type: ignore[union-attr]
+        except (AttributeError, OSError, ValueError):
+            raise InvalidArgument(f"{stream!r} is not a stream: it has no file descriptor") from None
+    if not _is_open(fd):
+        raise InvalidArgument(f"the descriptor {fd} is not open")
+    return fd
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+_filling = threading.Lock()
+
+
+def fill_standard_streams() -> None:
+    """Opens /dev/null in place of each standard stream that this process has closed; programs that it executes still
+    find it closed.
+
+    What is opened next would get the number: the table of tasks, for one, and a container that inherits its caller's
+    standard output would write to it. glibc does the same in set-user-ID programs (csu/check_fds.c).
+    """
+    if all(map(_is_open, range(3))):
+        return
+    with _filling:
+        for fd in range(3):
+            if not _is_open(fd):
+                null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)  # the lowest free number
+                if null != fd:  # another thread of the caller was faster
+                    os.close(null)
