@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 State = Literal["created", "running", "ended"]
 
+POLL_LIMIT = 86400.0  # seconds: poll(2) counts milliseconds in an int
 KILL_LIMIT = 30.0  # seconds that a killed task may take to end: only a process stuck in the kernel needs more
 
 
@@ -77,7 +78,8 @@ class Task:
 
         `timeout` is in seconds. Raises `WaitTimeout` when it is over; the task goes on.
         """
-        if not self._ended and self._waiters is not None and not self._waiters.wait(timeout):
+        limit = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+        if not self._ended and self._waiters is not None and not self._waiters.wait(limit):
             raise WaitTimeout(f"{self!r} has not ended within {timeout} s")
         if self._failure is not None:
             raise self._failure
@@ -103,6 +105,7 @@ class Task:
 
         A process 1 that does not handle `signal` never gets it: it is killed without delay.
         """
+        _check_signal(signal)
         if self._ended:
             return self.wait()
         if self._would_arrive(signal):
@@ -201,9 +204,9 @@ class Task:
         for fd, events in self._plumbing.waiting():
             poll.register(fd, events)
         while True:
-            left = None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000)
-            ready = poll.poll(left)
-            if not ready and left is not None:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready = poll.poll(None if left is None else min(left, POLL_LIMIT) * 1000)
+            if not ready and left is not None and left <= POLL_LIMIT:
                 if self._killed_for == "timeout":
                     raise TaskError(f"{self!r} does not die: a process is stuck in the kernel")
                 self._kill("timeout")
