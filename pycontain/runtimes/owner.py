@@ -11,12 +11,15 @@ it is a table with an entry for every task, written before the task exists. Two 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
 import select
+import stat
 import struct
 import threading
+import time
 from collections.abc import Iterator
 
 from attrs import define, frozen
@@ -29,6 +32,7 @@ from pycontain.runtimes.start import Command, StepFailed, start
 
 ENTRY = struct.Struct("=IiQ240s")  # struct entry in _native/helper.c
 CAPACITY = 65536
+CREATION_LIMIT = 60.0  # seconds after which a file that is still hidden has no maker any more
 
 
 @frozen
@@ -58,7 +62,7 @@ class Entry:
 
     def record_group(self, kill_file: str) -> None:
         """Notes the file of a cgroup through which the whole task can be killed."""
-        self.owner.write(self.index, kill_file.encode()[:239] + b"\0", offset=16)
+        self.owner.write(self.index, os.fsencode(kill_file)[:239] + b"\0", offset=16)
 
     def clear_process(self) -> None:
         """To be called before the process is reaped: its number may be another's from then on."""
@@ -234,19 +238,30 @@ class StaleOwner:
 
 
 def stale_owners(directory: str) -> Iterator[StaleOwner]:
-    """The files whose process is gone, each locked so that only one process sweeps it."""
+    """The tables whose process is gone, each locked so that only one process sweeps it. Other files are left alone."""
     for name in os.listdir(directory):
         path = os.path.join(directory, name)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            continue
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO):
+                continue
+            raise
         try:
+            if not _may_be_stale(name, os.fstat(fd)):
+                os.close(fd)
+                continue
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(fd)
             continue
         yield StaleOwner(directory, name, fd, tuple(_read_table(fd)))
+
+
+def _may_be_stale(name: str, info: os.stat_result) -> bool:
+    """A hidden file is one that is just being made and not yet locked, unless its maker died then."""
+    being_made = name.startswith(".") and time.time() - info.st_mtime < CREATION_LIMIT
+    return stat.S_ISREG(info.st_mode) and not being_made
 
 
 def _read_table(fd: int) -> Iterator[Recorded]:
@@ -260,7 +275,7 @@ def _read_table(fd: int) -> Iterator[Recorded]:
         position -= position % ENTRY.size
         for state, pid, inode, kill_file in ENTRY.iter_unpack(_whole_entries(os.pread(fd, ENTRY.size * 256, position))):
             if state:
-                yield Recorded(pid, inode, kill_file.split(b"\0")[0].decode())
+                yield Recorded(pid, inode, os.fsdecode(kill_file.split(b"\0")[0]))
         position += ENTRY.size * 256
 
 
