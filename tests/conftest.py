@@ -94,5 +94,5 @@ def _containers(failure: pytest.ExceptionInfo[BaseException], limit: int = 2) ->
 def _plan(container: Container) -> str:
     try:
         return f"{container!r}\n{container.plan()}"
-    except PycontainError as error:
+    except Exception as error:  # what is shown beside a failure must not hide it
         return f"{container!r}: {error}"

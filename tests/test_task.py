@@ -252,7 +252,7 @@ def test_a_task_on_a_terminal_has_a_terminal(box: Container) -> None:
 
 
 def test_a_control_character_on_the_terminal_interrupts_the_command(box: Container) -> None:
-    task, terminal = box.with_init().start_terminal(["sh", "-c", "trap 'exit 42' INT; echo ready; while :; do sleep 0.02; done"])
+    task, terminal = box.with_init().start_terminal(["sh", "-c", f"trap 'exit 42' INT; {READY}"])
     try:
         printed = b""
         while b"ready" not in printed:
