@@ -20,7 +20,7 @@ enum pc_op {
     PC_ENTER,         /* write "0" to the n2 slots from fd2 on that are filled: v1 `tasks` files */
     PC_WRITE_FILE,    /* open s1 below fd (openat2 flags n1, resolve n2), write the data */
     PC_PROPAGATION,   /* the whole mount tree at "/" gets propagation n1 */
-    PC_OPEN,          /* out = openat2(fd, s1, flags n1, resolve n2) */
+    PC_OPEN,          /* out = openat2(fd, s1, flags n1, resolve n2); flags: PC_NULL_DEVICE */
     PC_TREE,          /* out = open_tree(fd, s1): a detached clone; flags: PC_RECURSIVE; resolve n2 */
     PC_FSMOUNT,       /* out = a new file system of type s1 with n3 pairs key, value at s2; mount attributes n1 */
     PC_OVERLAY,       /* out = overlay: n2 lower directories from slot fd2 on, s1 upper and s2 work in fd; attributes n1 */
@@ -49,7 +49,7 @@ enum pc_op {
     PC_CHDIR,         /* s1, resolved inside the root */
     PC_TERMINAL,      /* out = the terminal of a new pair from s1 (ptmx) in root fd, the other end is sent to fd2; n1 rows, n2 columns */
     PC_CONTROL,       /* fd becomes the controlling terminal */
-    PC_SIGNALS,       /* every signal gets its default action */
+    PC_SIGNALS,       /* every signal gets its default action and is unblocked */
     PC_STDIO,         /* slots n1, n2, n3 become descriptors 0, 1, 2 */
     PC_CLOSE,         /* close(fd) */
     PC_CLOSE_FDS,     /* all descriptors from n1 on are closed at exec */
@@ -63,7 +63,8 @@ enum pc_flag {
     PC_CREATE = 2,
     PC_KEEP_CAPS = 4,
     PC_KEEP_GROUPS = 8,
-    PC_USERXATTR = 16
+    PC_USERXATTR = 16,
+    PC_NULL_DEVICE = 32
 };
 
 struct pc_step {

@@ -29,7 +29,10 @@
 #define MNT_DETACH 2
 #define INSIDE (RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 #define PATH_SIZE 4096
-#define REGULAR 0100000 /* S_IFREG, which linux/stat.h hides from programs with a libc */
+#define TYPE 0170000 /* S_IFMT and others, which linux/stat.h hides from programs with a libc */
+#define REGULAR 0100000
+#define DIRECTORY 0040000
+#define CHARACTER 0020000
 #define ATTEMPTS 128 /* openat2 answers EAGAIN when a rename goes on elsewhere: bounded */
 
 /* Like PC_CALL, and notes which call it was, for the error message. */
@@ -74,10 +77,14 @@ static int valid_step(const struct pc_plan *plan, step_t *s)
     if (s->len && (!s->s2 || s->len > plan->size - s->s2))
         return 0;
     switch (s->op) {
+    case PC_OPEN:
+    case PC_TREE:
+    case PC_TERMINAL:
+        return s->out >= 0;
     case PC_FSMOUNT:
-        return !s->n3 || (s->s2 && s->n3 < 512 && has_strings(base, s->s2, plan->size, 2 * s->n3));
+        return s->out >= 0 && (!s->n3 || (s->s2 && s->n3 < 512 && has_strings(base, s->s2, plan->size, 2 * s->n3)));
     case PC_OVERLAY:
-        if (!s->s1 || !s->s2)
+        if (s->out < 0 || !s->s1 || !s->s2)
             return 0;
         /* fall through */
     case PC_ENTER:
@@ -86,8 +93,8 @@ static int valid_step(const struct pc_plan *plan, step_t *s)
         return s->n1 < PC_SLOTS && s->n2 < PC_SLOTS && s->n3 < PC_SLOTS;
     case PC_SECCOMP:
         return s->len % sizeof(struct sock_filter) == 0 && s->len / sizeof(struct sock_filter) <= 4096;
-    case PC_IDENTITY:
-        return s->len % sizeof(uint32_t) == 0;
+    case PC_IDENTITY: /* the kernel takes 2^32-1 for "unchanged", and cuts off what is above */
+        return s->n1 < UINT32_MAX && s->n2 < UINT32_MAX && s->len % sizeof(uint32_t) == 0;
     default:
         return 1;
     }
@@ -97,7 +104,7 @@ int pc_check_plan(const void *buffer, size_t size)
 {
     const struct pc_plan *plan = buffer;
 
-    if (size < sizeof *plan + 1 || plan->magic != PC_PLAN_MAGIC || plan->size != size || ((const char *)buffer)[size - 1])
+    if ((uintptr_t)buffer % _Alignof(struct pc_step) || size < sizeof *plan + 1 || plan->magic != PC_PLAN_MAGIC || plan->size != size || ((const char *)buffer)[size - 1])
         return -EINVAL;
     if (plan->steps > (size - sizeof *plan) / sizeof(struct pc_step))
         return -EINVAL;
@@ -111,7 +118,7 @@ int pc_check_command(const void *buffer, size_t size)
 {
     const struct pc_command *command = buffer;
 
-    if (size < sizeof *command + 1 || command->magic != PC_COMMAND_MAGIC || command->size != size
+    if ((uintptr_t)buffer % _Alignof(struct pc_command) || size < sizeof *command + 1 || command->magic != PC_COMMAND_MAGIC || command->size != size
         || ((const char *)buffer)[size - 1] || !command->argc)
         return -EINVAL;
     if (!has_strings(buffer, sizeof *command, size, (uint64_t)command->argc + command->envc + command->candidates))
@@ -157,7 +164,7 @@ static void drop(exec_t *x, int32_t slot)
         x->context->fds[slot] = -1;
 }
 
-static char *append(char *to, const char *end, const char *from)
+static char *append(char *to, char *end, const char *from)
 {
     while (*from && to < end)
         *to++ = *from++;
@@ -177,6 +184,13 @@ static long open_at(exec_t *x, int dir, const char *path, uint64_t flags, uint64
     return fd;
 }
 
+static int only_slashes(const char *text)
+{
+    while (*text == '/')
+        text++;
+    return !*text;
+}
+
 /* Makes the last component of `path` (a directory, or an empty file) below `parent`, a directory inside the root. */
 static long make_entry(exec_t *x, int parent, const char *name, int directory, uint64_t mode)
 {
@@ -193,49 +207,37 @@ static long make_entry(exec_t *x, int parent, const char *name, int directory, u
  * from the root with openat2, so that a symbolic link that the image planted leads inside or nowhere. */
 static long make_path(exec_t *x, int root, const char *path, int directory, uint64_t mode)
 {
-    char prefix[PATH_SIZE];
-    size_t length = 0, start;
-    long parent = CALL(x, openat, root, ".", O_PATH | O_DIRECTORY | O_CLOEXEC), ret = 0;
+    char prefix[PATH_SIZE], *name = prefix, *end, after;
+    long parent, ret = 0;
 
+    if (append(prefix, prefix + sizeof prefix - 1, path) == prefix + sizeof prefix - 1)
+        return -ENAMETOOLONG;
+    parent = CALL(x, openat, root, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (parent < 0)
         return parent;
-    while (path[length] == '/')
-        prefix[length] = path[length], length++;
-    for (;;) {
-        start = length;
-        while (path[length] && path[length] != '/') {
-            if (length + 2 >= sizeof prefix) {
-                ret = -ENAMETOOLONG;
-                goto out;
-            }
-            prefix[length] = path[length];
-            length++;
-        }
-        prefix[length] = 0;
-        size_t after = length;
-        while (path[after] == '/')
-            after++;
+    do {
+        while (*name == '/')
+            name++;
+        for (end = name; *end && *end != '/'; end++)
+            ;
+        after = *end;
+        *end = 0;
         long found = open_at(x, root, prefix, O_PATH, 0, INSIDE);
         if (found == -ENOENT) {
-            ret = make_entry(x, parent, prefix + start, path[after] || directory, path[after] ? 0755 : mode);
-            if (ret < 0)
-                goto out;
-            found = open_at(x, root, prefix, O_PATH, 0, INSIDE);
-        }
-        if (found < 0) {
-            ret = found;
-            goto out;
+            int last = !after || only_slashes(end + 1);
+            ret = make_entry(x, (int)parent, name, !last || directory, last ? mode : 0755);
+            if (ret == 0)
+                found = open_at(x, root, prefix, O_PATH, 0, INSIDE);
         }
         PC_CALL(close, parent);
+        if (ret < 0 || found < 0)
+            return ret < 0 ? ret : found;
         parent = found;
-        if (!path[after])
-            goto out;
-        while (length < after && length + 2 < sizeof prefix)
-            prefix[length] = path[length], length++;
-    }
-out:
+        *end = after;
+        name = end;
+    } while (after && !only_slashes(end));
     PC_CALL(close, parent);
-    return ret;
+    return 0;
 }
 
 static long is_directory(exec_t *x, int fd)
@@ -243,7 +245,7 @@ static long is_directory(exec_t *x, int fd)
     struct statx st;
     long ret = CALL(x, statx, fd, "", AT_EMPTY_PATH, STATX_TYPE, &st);
 
-    return ret < 0 ? ret : (st.stx_mode & 0170000) == 0040000;
+    return ret < 0 ? ret : (st.stx_mode & TYPE) == DIRECTORY;
 }
 
 /* ---- operations --------------------------------------------------------------------------------------------------- */
@@ -293,6 +295,25 @@ static long op_write_file(exec_t *x, step_t *s)
     ret = write_all(x, (int)fd, text(x, s->s2), s->len);
     PC_CALL(close, fd);
     return ret;
+}
+
+/* With PC_NULL_DEVICE, nothing but the null device: an image may have put a link to something else in its place, which
+ * would then be mounted, writable, over what is to be masked (CVE-2025-31133). */
+static long op_open(exec_t *x, step_t *s)
+{
+    struct statx st;
+    long fd = open_at(x, dir_of(x, s->fd), text(x, s->s1), s->n1, 0, s->n2), ret;
+
+    if (fd >= 0 && s->flags & PC_NULL_DEVICE) {
+        ret = CALL(x, statx, fd, "", AT_EMPTY_PATH, STATX_TYPE, &st);
+        if (ret == 0 && ((st.stx_mode & TYPE) != CHARACTER || st.stx_rdev_major != 1 || st.stx_rdev_minor != 3))
+            ret = -ENODEV;
+        if (ret < 0) {
+            PC_CALL(close, fd);
+            return ret;
+        }
+    }
+    return store(x, s->out, fd);
 }
 
 static long op_propagation(exec_t *x, step_t *s)
@@ -355,7 +376,7 @@ static long op_fsmount(exec_t *x, step_t *s)
     return ret;
 }
 
-static char *append_number(char *to, const char *end, unsigned number)
+static char *append_number(char *to, char *end, unsigned number)
 {
     char digits[12], *p = digits + sizeof digits - 1;
 
@@ -369,12 +390,12 @@ static char *append_number(char *to, const char *end, unsigned number)
 /* overlayfs takes its layers as path names: those of the open descriptors, which no one can swap meanwhile. */
 static long layer_option(exec_t *x, int fs, const char *key, int fd, const char *below)
 {
-    char path[PATH_SIZE], *end = path + sizeof path - 1, *p;
+    char path[256], *end = path + sizeof path - 1, *p; /* what fsconfig takes at most, with the final 0 */
 
     p = append(path, end, "/proc/self/fd/");
     p = append_number(p, end, (unsigned)fd);
-    if (*below)
-        append(append(p, end, "/"), end, below);
+    if (*below && append(append(p, end, "/"), end, below) == end)
+        return -ENAMETOOLONG;
     return CALL(x, fsconfig, fs, FSCONFIG_SET_STRING, key, path, 0);
 }
 
@@ -554,6 +575,9 @@ static long op_capset(exec_t *x, step_t *s)
         { (uint32_t)(s->n1 >> 32), (uint32_t)(s->n2 >> 32), (uint32_t)(s->n3 >> 32) },
     };
 
+    /* With fewer capabilities, a process that sees this one (in the host's pid namespace, say) and has the same may trace
+     * it (cap_ptrace_access_check), and this memory is that of Python: not until the exec has left it. */
+    CALL(x, prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     return CALL(x, capset, &header, data);
 }
 
@@ -617,25 +641,32 @@ static long op_terminal(exec_t *x, step_t *s)
     return ret;
 }
 
+/* Only here are they unblocked: with their default actions, and before a filter that may not know of these calls. */
 static long op_signals(exec_t *x)
 {
+    uint64_t none = 0;
     struct { void *handler; unsigned long flags; void *restorer; uint64_t mask; } action = { 0, 0, 0, 0 };
 
     for (int signal = 1; signal <= 64; signal++)
         CALL(x, rt_sigaction, signal, &action, NULL, 8); /* SIGKILL and SIGSTOP answer EINVAL */
-    return 0;
+    return CALL(x, rt_sigprocmask, 2 /* SIG_SETMASK */, &none, NULL, 8);
 }
 
-/* All three are first moved out of the way of 0, 1 and 2, which the caller may have had closed. */
+/* Descriptors below 3 (where the caller had closed its streams, any may be) are first moved out of the way. */
 static long op_stdio(exec_t *x, step_t *s)
 {
     const uint64_t slots[3] = { s->n1, s->n2, s->n3 };
-    long high[3], ret = 0;
+    int high[3];
+    long ret = 0;
 
     for (int i = 0; i < 3; i++) {
-        high[i] = CALL(x, fcntl, fd_of(x, (int64_t)slots[i]), 1030 /* F_DUPFD_CLOEXEC */, 3);
-        if (high[i] < 0)
-            return high[i];
+        high[i] = fd_of(x, (int64_t)slots[i]);
+        if (high[i] >= 3)
+            continue;
+        ret = CALL(x, fcntl, high[i], 1030 /* F_DUPFD_CLOEXEC */, 3);
+        if (ret < 0)
+            return ret;
+        high[i] = (int)ret;
     }
     for (int i = 0; i < 3 && ret >= 0; i++)
         ret = CALL(x, dup3, high[i], i, 0);
@@ -685,10 +716,8 @@ static long op_exec(exec_t *x, step_t *s)
 {
     const struct pc_command *c = x->command;
     const char **argv = x->pointers, **envp = x->pointers + c->argc + 1, *candidates;
-    uint64_t none = 0;
 
     candidates = vector(envp, vector(argv, (const char *)(c + 1), c->argc), c->envc);
-    CALL(x, rt_sigprocmask, 2 /* SIG_SETMASK */, &none, NULL, 8);
     if (s->fd >= 0)
         return CALL(x, execveat, fd_of(x, s->fd), "", argv, envp, AT_EMPTY_PATH);
     return try_candidates(x, candidates, argv, envp);
@@ -705,7 +734,7 @@ static long run_step(exec_t *x, step_t *s)
     case PC_ENTER: return op_enter(x, s);
     case PC_WRITE_FILE: return op_write_file(x, s);
     case PC_PROPAGATION: return op_propagation(x, s);
-    case PC_OPEN: return store(x, s->out, open_at(x, dir_of(x, s->fd), text(x, s->s1), s->n1, 0, s->n2));
+    case PC_OPEN: return op_open(x, s);
     case PC_TREE: return op_tree(x, s);
     case PC_FSMOUNT: return op_fsmount(x, s);
     case PC_OVERLAY: return op_overlay(x, s);

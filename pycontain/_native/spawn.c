@@ -23,7 +23,7 @@
 #include "sys.h"
 
 #define GUARD_SIZE 4096
-#define STACK_SIZE 65536 /* the deepest path needs about 10 KiB */
+#define STACK_SIZE 65536 /* the deepest path needs about 5 KiB */
 #define SPAWNER_STACK_SIZE 16384
 #ifndef CLONE_CLEAR_SIGHAND
 #define CLONE_CLEAR_SIGHAND 0x100000000ULL

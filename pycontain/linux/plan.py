@@ -7,6 +7,7 @@ names here and become slots of a table when encoded. Nothing in this module deci
 
 from __future__ import annotations
 
+import os
 import stat
 import struct
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,6 @@ STEP = struct.Struct("=IIiiiIIIQQQ")
 PLAN_HEADER = struct.Struct("=IIII")
 COMMAND_HEADER = struct.Struct("=IIIIII")
 
-O_PATH = 0o10000000
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
@@ -182,10 +182,15 @@ def propagation(flag: int, name: str) -> Step:
     return Step(f"make / {name}", lib.PC_PROPAGATION, n1=flag)
 
 
-def open_path(path: str | bytes, out: str, *, root: str | None = None, directory: bool = False) -> Step:
-    flags = O_PATH | (0o200000 if directory else 0)
-    resolve = INSIDE if root else 0
-    return Step(f"open {_show(path)}", lib.PC_OPEN, fd=root, s1=_path(path), out=out, n1=flags, n2=resolve)
+def open_path(
+    path: str | bytes, out: str, *, root: str | None = None, directory: bool = False, null_device: bool = False
+) -> Step:
+    """With `null_device`, refuses (ENODEV) what is not the null device."""
+    how = os.O_PATH | (os.O_DIRECTORY if directory else 0)  # whose values are not the same on all architectures
+    return Step(
+        f"open {_show(path)}", lib.PC_OPEN, fd=root, s1=_path(path), out=out, n1=how, n2=INSIDE if root else 0,
+        flags=lib.PC_NULL_DEVICE if null_device else 0,
+    )
 
 
 def tree(path: str | bytes, out: str, *, recursive: bool = True, directory: str | None = None) -> Step:

@@ -85,7 +85,7 @@ class RootPlan:
             last += [
                 steps.mkdir("scratch", "empty", 0o555),
                 steps.open_path("empty", "empty", root="scratch", directory=True),
-                steps.open_path("/dev/null", "null", root="root"),
+                steps.open_path("/dev/null", "null", root="root", null_device=True),
             ]
             last += [steps.mask("root", path, null="null", empty="empty") for path in linux.masked_paths]
         if linux is not None:
