@@ -48,11 +48,11 @@ static _Noreturn void leave(int status)
 
 static int number(const char *digits)
 {
-    int value = 0;
+    unsigned value = 0;
 
     while (*digits >= '0' && *digits <= '9')
-        value = value * 10 + *digits++ - '0';
-    return value;
+        value = value * 10 + (unsigned)(*digits++ - '0');
+    return (int)value;
 }
 
 static int same(const char *a, const char *b)
@@ -132,6 +132,7 @@ static void init_main(int argc, char **argv, char **envp)
     if (argc < 4 + count)
         leave(125);
     block_all_signals();
+    PC_CALL(prctl, PR_SET_NAME, "pycontain-init", 0, 0, 0);
     PC_CALL(fcntl, report, 2 /* F_SETFD */, 1 /* FD_CLOEXEC */);
     if (PC_CALL(pipe2, result, O_CLOEXEC) < 0)
         leave(125);
@@ -303,7 +304,7 @@ static void join_main(int argc, char **argv)
     at = (sizeof(struct pc_context) + 15) & ~(size_t)15;
     memory = (void *)PC_CALL(mmap, NULL, at + plan_size + 16 + command_size, PROT_READ | PROT_WRITE, MAP_PRIVATE,
                              number(argv[2]), 0);
-    execution.pointers = (void *)PC_CALL(mmap, NULL, (pointers + 2) * sizeof(char *), PROT_READ | PROT_WRITE,
+    execution.pointers = (void *)PC_CALL(mmap, NULL, pointers * sizeof(char *), PROT_READ | PROT_WRITE,
                                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if ((unsigned long)memory > -4096UL || (unsigned long)execution.pointers > -4096UL)
         leave(125);
@@ -316,7 +317,8 @@ static void join_main(int argc, char **argv)
     execution.context->go = 1;
     execution.context->failed = -1;
     execution.context->detail = -1;
-    if (pc_check_plan(execution.plan, plan_size) < 0 || pc_check_command(execution.command, command_size) < 0)
+    if (pc_check_plan(execution.plan, plan_size) < 0 || pc_check_command(execution.command, command_size) < 0
+        || (size_t)execution.command->argc + execution.command->envc + 2 > pointers)
         leave(125);
     if (pc_execute(&execution) != 0) {
         const struct pc_context *c = execution.context;
