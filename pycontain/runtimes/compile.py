@@ -239,8 +239,19 @@ class _Compiler:
             number = getattr(resource, limit.type, None)
             if number is None:
                 raise NotSupported(f"process.rlimits: {limit.type} is not known here")
-            result.append(steps.rlimit(number, limit.soft, limit.hard, limit.type))
+            if limit.type != "RLIMIT_NOFILE":
+                result.append(steps.rlimit(number, limit.soft, limit.hard, limit.type))
+            elif limit.hard > _own_open_files():
+                result.append(steps.rlimit(number, limit.hard, limit.hard, limit.type))
         return result
+
+    def _open_files(self) -> list[Step]:
+        """Set when no more descriptors are needed: it may be lower than the number of those that the caller has open.
+        Only raising it needs privileges."""
+        return [
+            steps.rlimit(resource.RLIMIT_NOFILE, limit.soft, limit.hard, limit.type)
+            for limit in self._process().rlimits if limit.type == "RLIMIT_NOFILE"
+        ]
 
     def _become(self, process: Process, linux: Linux, helper: bool) -> list[Step]:
         """From the parent's word to the command: privileges are dropped, descriptors closed, the filter is set."""
@@ -274,7 +285,7 @@ class _Compiler:
         init = self.spec.annotations.get(INIT) == "true"
         if init:
             result.append(steps.keep("init-report"))
-        result += self._filter(linux)
+        result += [*self._open_files(), *self._filter(linux)]
         result.append(steps.execute("init") if init else steps.execute())
         return result
 
@@ -294,6 +305,12 @@ def _search_path(process: Process) -> tuple[str, ...]:
         if variable.startswith("PATH="):
             return tuple(variable[5:].split(":"))
     return ("/usr/local/bin", "/usr/bin", "/bin")
+
+
+def _own_open_files() -> int:
+    """The hard limit of open files of this process, which its children have too."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return 2**64 - 1 if hard == resource.RLIM_INFINITY else hard
 
 
 def _inside(container_id: int, mappings: tuple[IDMapping, ...]) -> bool:
