@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from pycontain.cgroups import files, v1, v2
 from pycontain.cgroups.driver import Reason
-from pycontain.cgroups.group import CgroupfsGroup, Subtree, join
+from pycontain.cgroups.freezer import Freezer
+from pycontain.cgroups.group import CgroupfsGroup, Subtree, open_descriptors
 from pycontain.cgroups.hierarchy import Layout
 from pycontain.cgroups.limits import Setting, Translation, translate
+from pycontain.cgroups.move import join
 from pycontain.errors import CgroupError, InvalidArgument, LimitNotSupported, NotSupported
 
 if TYPE_CHECKING:
     from pycontain.spec import Resources
 
 # How often a parent directory is made again that another process removes between our two calls.
-_ATTEMPTS = 50
+_ATTEMPTS = 1000
 
 _MEASURED = ("memory", "pids")
 
@@ -29,8 +32,8 @@ Wanted = dict[Subtree, frozenset[str]]
 
 
 class CgroupfsDriver:
-    """See the protocol `CgroupDriver`. Holds no descriptors and no lock; what it remembers is only what it made sure
-    of before, and is made sure of again when the kernel says otherwise."""
+    """See the protocol `CgroupDriver`. Holds no descriptors; what it remembers is only what it made sure of before, and
+    is made sure of again when the kernel says otherwise."""
 
     name = "cgroupfs"
 
@@ -54,14 +57,14 @@ class CgroupfsDriver:
         self._translation = Translation(
             self._version("memory").memory, self._version("cpu").cpu, self._version("pids").pids,
         )
+        self._lock = threading.Lock()  # for what changes running groups; making one needs none
         self._wanted: dict[tuple[bool, bool], Wanted] = {}
 
     def reason(self, controller: str) -> Reason | None:
         return self._layout.reason(controller)
 
     def create(self, name: str, resources: Resources | None, kill: bool = False) -> CgroupfsGroup:
-        if not name or "/" in name or "\0" in name or name in (".", ".."):
-            raise InvalidArgument(f"not a name for a cgroup: {name!r}")
+        _check_name(name)
         settings = self._settings(resources)
         cpu = any(setting.controller == "cpu" for setting in settings)
         wanted = self._wanted.get((cpu, kill))
@@ -71,7 +74,7 @@ class CgroupfsDriver:
         try:
             for subtree, controllers in wanted.items():
                 self._make(group, subtree, controllers)
-                _open(group, subtree)
+                open_descriptors(group, subtree)
             for setting in settings:
                 self._apply(group, setting)
         except BaseException:
@@ -79,14 +82,51 @@ class CgroupfsDriver:
             raise
         return group
 
+    def create_child(self, parent: CgroupfsGroup, name: str, resources: Resources | None) -> CgroupfsGroup:
+        """Makes a group below a running one, in all hierarchies in which that is (`Cgroup.child`)."""
+        _check_name(name)
+        settings = self._settings(resources)
+        with self._lock:
+            for setting in settings:
+                self._join(parent, self._of[setting.controller], setting.controller)
+            if self._unified in parent.subtrees:
+                used = {*_MEASURED, *(setting.controller for setting in settings)}
+                v2.give(parent.path_in(self._unified), used & self._unified.controllers)
+            subtrees = tuple(parent.subtrees)
+        group = CgroupfsGroup(self, name, parent)
+        try:
+            for subtree in subtrees:
+                _make_directory(group, subtree)
+                open_descriptors(group, subtree)
+            for setting in settings:
+                self._apply(group, setting)
+        except OSError as error:
+            group.remove()
+            raise CgroupError(f"the cgroup {group.name} cannot be made", errno=error.errno) from error
+        except BaseException:
+            group.remove()
+            raise
+        return group
+
+    def join_freezer(self, group: CgroupfsGroup) -> Freezer:
+        """Moves a running group into the hierarchy in which it can be frozen."""
+        subtree = self._unified or self._of.get("freezer")
+        if subtree is None:
+            cause, remedy = self.reason("freezer") or Reason("no cgroups", "")
+            raise NotSupported(f"freezing a task needs a cgroup: {cause}", remedy=remedy)
+        with self._lock:
+            self._join(group, subtree, None)
+        return Freezer(group.path_in(subtree), subtree.version)
+
     def update(self, group: CgroupfsGroup, resources: Resources) -> None:
         """Changes the limits of a running group (`Cgroup.update`)."""
         cpu = resources.cpu
         if cpu is not None and cpu.period and not cpu.quota:
             raise InvalidArgument("cpu.period alone does not change a running group: give cpu.quota with it")
         settings = self._settings(resources)
-        for setting in settings:
-            self._join(group, self._of[setting.controller], setting.controller)
+        with self._lock:
+            for setting in settings:
+                self._join(group, self._of[setting.controller], setting.controller)
         # v1 wants memory below memory+swap at every moment: which of the two is first depends on the direction.
         again = [setting for setting in settings if not self._apply(group, setting, postpone=True)]
         for setting in again:
@@ -148,35 +188,41 @@ class CgroupfsDriver:
 
     def _make(self, group: CgroupfsGroup, subtree: Subtree, controllers: frozenset[str]) -> None:
         """Makes the directory in one hierarchy, and the parent when it is not there (any more)."""
-        path = group.path_in(subtree)
         gone: OSError | None = None
         for _ in range(_ATTEMPTS):
             try:
                 if subtree.ready is None or not controllers <= subtree.ready:
                     subtree.prepare(controllers)
-                os.mkdir(path, 0o755)
-            except FileExistsError as error:
-                raise CgroupError(
-                    f"the cgroup {path} cannot be made", errno=error.errno, remedy="Take another name, or remove it",
-                ) from error
+                _make_directory(group, subtree)
             except OSError as error:
                 if error.errno not in files.GONE:
-                    raise CgroupError(f"the cgroup {path} cannot be made", errno=error.errno) from error
+                    raise CgroupError(
+                        f"the cgroup {group.path_in(subtree)} cannot be made", errno=error.errno,
+                    ) from error
                 subtree.forget()
                 gone = error
             else:
-                group.subtrees.append(subtree)
                 return
-        raise CgroupError(f"the cgroup {path} cannot be made: its parent keeps vanishing") from gone
+        raise CgroupError(
+            f"the cgroup {group.path_in(subtree)} cannot be made: its parent keeps vanishing",
+        ) from gone
 
-    def _join(self, group: CgroupfsGroup, subtree: Subtree, controller: str) -> None:
-        """Gives a running group a controller that its limits did not need so far."""
+    def _join(self, group: CgroupfsGroup, subtree: Subtree, controller: str | None) -> None:
+        """Gives a running group a hierarchy or a controller that it did not need so far. The lock is held."""
+        controllers = frozenset((controller,)) if controller else frozenset()
+        if group.parent:
+            self._join(group.parent, subtree, controller)
+            if controllers and isinstance(subtree, v2.UnifiedSubtree):
+                v2.give(group.parent.path_in(subtree), controllers)
         if subtree in group.subtrees:
-            if subtree.ready is None or controller not in subtree.ready:
-                subtree.prepare(frozenset((controller,)))
+            if subtree.ready is None or not controllers <= subtree.ready:
+                subtree.prepare(controllers)
             return
         others = group.paths
-        self._make(group, subtree, frozenset((controller,)))
+        if group.parent:
+            _make_directory(group, subtree)
+        else:
+            self._make(group, subtree, controllers)
         join(group.path_in(subtree), others)
 
     def _apply(self, group: CgroupfsGroup, setting: Setting, postpone: bool = False) -> bool:
@@ -200,13 +246,21 @@ class CgroupfsDriver:
         return True
 
 
-def _open(group: CgroupfsGroup, subtree: Subtree) -> None:
-    """Opens what the first process is put into the group with."""
+def _check_name(name: str) -> None:
+    if not name or "/" in name or "\0" in name or name in (".", "..", v2.LEAF):
+        raise InvalidArgument(f"not a name for a cgroup: {name!r}")
+
+
+def _make_directory(group: CgroupfsGroup, subtree: Subtree) -> None:
+    """Raises OSError, and `CgroupError` when the name is taken."""
     path = group.path_in(subtree)
-    if subtree.version == 2:
-        group.into_fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    else:
-        group.attach_fds = (*group.attach_fds, os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC))
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError as error:
+        raise CgroupError(
+            f"the cgroup {path} cannot be made", errno=error.errno, remedy="Take another name, or remove it",
+        ) from error
+    group.subtrees.append(subtree)
 
 
 def _has_swap() -> bool:

@@ -41,7 +41,8 @@ class Cgroup(Protocol):
     """One group: a directory in each hierarchy that is used. Not thread-safe; owned by who created or opened it."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As given to `create`; of a child, PARENT/NAME."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -67,9 +68,9 @@ class Cgroup(Protocol):
     def kill(self, timeout: float = 10.0) -> None:
         """Kills every process inside and below with SIGKILL and returns when the group is empty.
 
-        Complete also against processes that fork faster than they are killed; nothing should be started in the group
-        afterwards, since it may not be able to fork. Raises `CgroupError` naming the pids that are still there after
-        `timeout` seconds (a process in uninterruptible sleep).
+        Complete also against processes that fork faster than they are killed, and of frozen ones; nothing should be
+        started in the group afterwards, since it may not be able to fork. Raises `CgroupError` naming the pids that are
+        still there after `timeout` seconds (a process in uninterruptible sleep).
         """
 
     def update(self, resources: Resources) -> None:
@@ -77,6 +78,32 @@ class Cgroup(Protocol):
 
         Raises `LimitNotSupported` for a limit that cannot be enforced, also for one below what is in use on v1;
         the limits before it in order may then have been changed.
+        """
+
+    @property
+    def frozen(self) -> bool:
+        """Whether every process inside and below is stopped by the freezer, this group's or one above it."""
+
+    def freeze(self, timeout: float = 10.0) -> None:
+        """Stops every process inside and below, unseen by them, and returns when they stand still.
+
+        A group made with `kill=True`, and every group on v2, can be frozen as it is; others join the freezer now, which
+        moves their processes (some 10 ms, once). A frozen process dies of SIGKILL on v2 at once, on v1 at `thaw`
+        (`kill` sees to that). Raises `CgroupError` when some run still after `timeout` seconds, and has thawed the
+        group again; `NotSupported` where there is no freezer.
+        """
+
+    def thaw(self) -> None:
+        """Lets a frozen group go on. Without effect on one that is not frozen."""
+
+    def child(self, name: str, resources: Resources | None = None) -> Cgroup:
+        """Makes the group `name` below this one: for one more process of a task, so that its `kill` ends exactly what
+        that process started, and its `usage` is its own. The limits of this group hold for both together.
+
+        Call `remove` on it before its parent's figures are final; the parent's `kill` and `remove` take it along.
+        Raises as `CgroupDriver.create` does. On v2, where a group with controllers below cannot hold processes itself,
+        the first child moves this group's processes into a group below (some 10 ms, once). May be called from any
+        thread.
         """
 
     def remove(self, timeout: float = 2.0) -> None:
@@ -109,9 +136,10 @@ class CgroupDriver(Protocol):
         """Makes the group `name` with these limits, empty and ready for a process.
 
         `kill=True` adds what a complete `kill()` needs when the task has no pid namespace whose first process ends it:
-        on hybrid a v2 group, on v1 the freezer. Raises `LimitNotSupported` for a limit that cannot be enforced here
-        (also for a field that this driver does not know), `InvalidArgument` for a value that can never work,
-        `CgroupError` when the name is taken. Nothing is left after an error.
+        on hybrid a v2 group, on v1 the freezer: with it the group can also be frozen from its first moment. Raises
+        `LimitNotSupported` for a limit that cannot be enforced here (also for a field that this driver does not know),
+        `InvalidArgument` for a value that can never work, `CgroupError` when the name is taken. Nothing is left after
+        an error.
         """
 
     def names(self) -> set[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pycontain.cgroups import files
 from pycontain.cgroups.driver import CgroupUsage
+from pycontain.cgroups.freezer import Freezer
 from pycontain.cgroups.kill import kill_all, pauses
 from pycontain.cgroups.v1 import LegacySubtree
 from pycontain.cgroups.v2 import UnifiedSubtree
@@ -25,11 +25,12 @@ Subtree = LegacySubtree | UnifiedSubtree
 class CgroupfsGroup:
     """Made by `CgroupfsDriver.create` and `open`. See the protocol `Cgroup`."""
 
-    __slots__ = ("_driver", "attach_fds", "into_fd", "name", "subtrees")
+    __slots__ = ("_driver", "attach_fds", "into_fd", "name", "parent", "subtrees")
 
-    def __init__(self, driver: CgroupfsDriver, name: str) -> None:
+    def __init__(self, driver: CgroupfsDriver, name: str, parent: CgroupfsGroup | None = None) -> None:
         self._driver = driver
-        self.name = name
+        self.parent = parent
+        self.name: str = f"{parent.name}/{name}" if parent else name
         self.subtrees: list[Subtree] = []
         self.into_fd: int | None = None
         self.attach_fds: tuple[int, ...] = ()
@@ -68,6 +69,29 @@ class CgroupfsGroup:
 
     def update(self, resources: Resources) -> None:
         self._driver.update(self, resources)
+
+    def child(self, name: str, resources: Resources | None = None) -> CgroupfsGroup:
+        return self._driver.create_child(self, name, resources)
+
+    @property
+    def freezer(self) -> Freezer | None:
+        """On v2 where the group is in that hierarchy: it also wakes what must die."""
+        found = [subtree for subtree in self.subtrees if subtree.version == 2 or "freezer" in subtree.controllers]
+        best = max(found, key=lambda subtree: subtree.version, default=None)
+        return Freezer(self.path_in(best), best.version) if best else None
+
+    @property
+    def frozen(self) -> bool:
+        freezer = self.freezer
+        return freezer is not None and freezer.frozen
+
+    def freeze(self, timeout: float = 10.0) -> None:
+        (self.freezer or self._driver.join_freezer(self)).freeze(self.name, timeout)
+
+    def thaw(self) -> None:
+        freezer = self.freezer
+        if freezer is not None:
+            freezer.thaw()
 
     def remove(self, timeout: float = 2.0) -> None:
         self.close_fds()
@@ -111,15 +135,10 @@ def _stuck(directory: str, error: OSError) -> CgroupError:
     return CgroupError(f"the cgroup directory {directory} cannot be removed", errno=error.errno)
 
 
-def join(path: str, sources: Sequence[str]) -> None:
-    """Moves all processes of the groups `sources` into `path`, those too that they fork meanwhile."""
-    for _ in pauses(time.monotonic() + 5):
-        missing = files.processes(sources) - files.processes([path])
-        if not missing:
-            return
-        for pid in missing:
-            try:
-                files.write(f"{path}/cgroup.procs", str(pid))
-            except ProcessLookupError:
-                pass
-    raise CgroupError(f"the processes {sorted(missing)} cannot be moved into {path}: they fork too fast")
+def open_descriptors(group: CgroupfsGroup, subtree: Subtree) -> None:
+    """Opens what the first process is put into the group with."""
+    path = group.path_in(subtree)
+    if subtree.version == 2:
+        group.into_fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    else:
+        group.attach_fds = (*group.attach_fds, os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC))

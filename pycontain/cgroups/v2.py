@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 from pycontain.cgroups import files, parse
 from pycontain.cgroups.hierarchy import PARENT, Hierarchy
 from pycontain.cgroups.limits import Setting, Translation, number, swap_of
+from pycontain.cgroups.move import empty_into
 from pycontain.errors import LimitNotSupported
 
 if TYPE_CHECKING:
     from pycontain.spec import CPU, Memory, Pids
+
+LEAF = "pycontain.task"  # where the processes of a group are once there are groups below it
 
 DEFAULT_PERIOD = 100_000  # microseconds, the kernel's
 
@@ -98,8 +101,24 @@ class UnifiedSubtree:
 
     def oom_kills(self, path: str) -> int:
         # Local: what happens in a group below, such as a container's own container, is not this group's end.
-        text = files.read_short(f"{path}/memory.events.local")
-        return 0 if text is None else parse.flat_keyed(text).get("oom_kill", 0)
+        texts = (files.read_short(f"{part}/memory.events.local") for part in (path, f"{path}/{LEAF}"))
+        return sum(parse.flat_keyed(text).get("oom_kill", 0) for text in texts if text is not None)
+
+
+def give(group: str, controllers: frozenset[str] | set[str]) -> None:
+    """Enables `controllers` for the groups below a running group, whose processes move to the group `LEAF` below it.
+
+    Not from the beginning, since that would cost every start a group more. Raises OSError, and `CgroupError`.
+    """
+    if controllers.issubset(files.read(f"{group}/cgroup.subtree_control").split()):
+        return
+    leaf = f"{group}/{LEAF}"
+    try:
+        os.mkdir(leaf, 0o755)
+    except FileExistsError:
+        pass
+    empty_into(leaf, group)
+    _enable(group, frozenset(controllers))
 
 
 def _enable(group: str, controllers: frozenset[str]) -> None:
