@@ -81,7 +81,9 @@ def make_debian_root(cache: Path) -> Path:
         if not root.is_dir():
             unfinished = cache / f"debian-{suite}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
-            command = [tool, "--variant=minbase", "--mode=root", "--format=directory", suite, str(unfinished)]
+            # in a mount namespace of its own: its mounts must not be seen by tests that run at the same time
+            command = ["unshare", "--mount", tool, "--variant=minbase", "--mode=root", "--format=directory"]
+            command += [suite, str(unfinished)]
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
             if done.returncode != 0:
                 shutil.rmtree(unfinished, ignore_errors=True)
