@@ -13,7 +13,7 @@ from pycontain.runtimes import obstacles
 DESCRIPTORS = "Raise the limit of open files (ulimit -n, RLIMIT_NOFILE)"
 PROCESSES = "Raise the limit of processes (ulimit -u, kernel.pid_max, pids.max of the caller's cgroup)"
 MOUNTS = "Raise the sysctl fs.mount-max"
-OLD_KERNEL = "pycontain needs Linux 5.12 or newer, and a seccomp profile that lets it make namespaces and mounts"
+OLD_KERNEL = "Use Linux 5.12 or newer, and a seccomp filter that allows namespaces and mounts"
 NEW_TYPE = "Use a kernel that is built with all types of namespaces (CONFIG_NAMESPACES and its options)"
 
 PROC_COVERED = Reason(
