@@ -52,7 +52,6 @@ class Compiled:
         time_namespace: whether the command must find itself in a new time namespace.
         init: whether the built-in init is process 1.
         terminal: whether the process gets a terminal of its own.
-        changes_identity: whether the user or group of the process changes.
         env: of the command, encoded.
         search: the directories in which a command without a slash is looked for.
     """
@@ -69,7 +68,6 @@ class Compiled:
     time_namespace: bool
     init: bool
     terminal: bool
-    changes_identity: bool
     env: tuple[bytes, ...]
     search: tuple[str, ...]
 
@@ -120,9 +118,6 @@ class _Compiler:
             time_namespace="time" in self.new,
             init=spec.annotations.get(INIT) == "true",
             terminal=process.terminal,
-            changes_identity=(
-                "user" in self.new or (process.user.uid, process.user.gid) != (os.geteuid(), os.getegid())
-            ),
             env=tuple(os.fsencode(variable) for variable in process.env),
             search=_search_path(process),
         )

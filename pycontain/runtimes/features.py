@@ -43,7 +43,7 @@ def attempt(sequence: Sequence[steps.Step], clone_flags: int) -> Refused | None:
             write_maps(pid, (IDMapping(0, os.geteuid(), 1),), (IDMapping(0, os.getegid(), 1),))
 
     try:
-        _, pidfd = start(plan, _NOTHING, {}, record, clone_flags=clone_flags, changes_identity=user_namespace)
+        _, pidfd = start(plan, _NOTHING, {}, record, clone_flags=clone_flags)
     except StepFailed as failure:
         step = "" if failure.index is None else plan.steps[failure.index].text
         return Refused(step, failure.syscall, failure.errno)

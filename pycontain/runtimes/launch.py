@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import struct
 from collections.abc import Callable, Sequence
 
@@ -10,6 +12,7 @@ from attrs import define, field
 
 from pycontain.cgroups import Cgroup
 from pycontain.errors import InvalidArgument, NotSupported, StartFailed, name_of
+from pycontain.linux.namespaces import NamespaceRequest, NamespaceType, ioctl_ns
 from pycontain.runtimes import owner as owners
 from pycontain.runtimes.compile import CGROUP_SLOTS, Compiled
 from pycontain.runtimes.failure import command_failed, start_failed
@@ -64,22 +67,30 @@ class Launch:
         if cgroup is not None:
             self.descriptors.update(zip(CGROUP_SLOTS, cgroup.attach_fds, strict=False))
         for name, path in self.compiled.joins:
-            self.descriptors[name] = self._open_namespace(path)
+            self.descriptors[name] = self._open_namespace(path, name.partition("-")[2])
         if self.compiled.init:
             self._report, write_end = os.pipe()
             self._opened += [self._report, write_end]
             self.descriptors["init-report"] = write_end
             self.descriptors["init"] = executable()
 
-    def _open_namespace(self, path: str) -> int:
+    def _open_namespace(self, path: str, kind: str) -> int:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError as error:
             code = error.errno or 0
+            if code in (errno.EMFILE, errno.ENFILE):
+                raise
             raise StartFailed(
                 f"the namespace {path} cannot be joined: {name_of(code)}", syscall="open", errno=code
             ) from None
         self._opened.append(fd)
+        found = _namespace_type(fd)
+        if found != kind:
+            raise InvalidArgument(
+                f"{path} is {'not a namespace' if found is None else f'a {found} namespace'}: "
+                f"it cannot be the container's {kind} namespace"
+            )
         return fd
 
     def run(self, record: Callable[[int, int], None], cgroup: Cgroup | None) -> None:
@@ -94,7 +105,7 @@ class Launch:
             else:
                 start(
                     compiled.plan, self._command(), self.descriptors, record,
-                    clone_flags=compiled.clone_flags, cgroup=into, changes_identity=compiled.changes_identity,
+                    clone_flags=compiled.clone_flags, cgroup=into,
                 )
         except StepFailed as failure:
             raise start_failed(
@@ -148,11 +159,30 @@ def _check_time_namespace(pid: int) -> None:
         )
 
 
-def _encode_argv(argv: Sequence[str]) -> list[bytes]:
-    if isinstance(argv, (str, bytes)):
+def _namespace_type(fd: int) -> str | None:
+    """The type of a namespace's file, None for any other file. A device is not asked: it may have the number itself."""
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return NamespaceType(ioctl_ns(fd, NamespaceRequest.GET_NSTYPE)).oci_name
+    except OSError as error:
+        if error.errno != errno.ENOTTY:
+            raise
+    return None
+
+
+def command_of(argv: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """The words of a command, which may be given as bytes and paths too. Raises `InvalidArgument` for what is none."""
+    try:
+        if isinstance(argv, (str, bytes)):
+            raise TypeError
+        return tuple(os.fsdecode(word) for word in argv)
+    except TypeError:
         raise InvalidArgument(
-            f"the command must be a list of strings, not {argv!r}", remedy="For a shell: ['sh', '-c', ...]"
-        )
+            f"the command must be a list of strings, not {argv!r:.200}", remedy="For a shell: ['sh', '-c', ...]"
+        ) from None
+
+
+def _encode_argv(argv: Sequence[str]) -> list[bytes]:
     if not argv or not argv[0]:
         raise InvalidArgument("the command is empty")
     words = [os.fsencode(word) for word in argv]

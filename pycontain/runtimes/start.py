@@ -54,7 +54,6 @@ def start(
     *,
     clone_flags: int = 0,
     cgroup: int = -1,
-    changes_identity: bool = False,
 ) -> tuple[int, int]:
     """Starts a child that executes `plan`, and returns its pid and pidfd once it has executed its command.
 
@@ -69,9 +68,8 @@ def start(
     context.pid = 0
     _fill_slots(context.fds, plan, descriptors)
     settled = False
+    _dumpable.enter()
     try:
-        if changes_identity:
-            _dumpable.enter()
         pid = lib.pc_start(
             arena, plan.encoded, len(plan.encoded), command.encoded, len(command.encoded), clone_flags, cgroup
         )
@@ -87,13 +85,15 @@ def start(
         return context.pid, context.pidfd
     except BaseException:
         if context.pid > 0:
-            record(0, -1)
-            _end_child(arena, context)
+            try:
+                record(0, -1)
+            finally:
+                _end_child(arena, context)
         raise
     finally:
-        if changes_identity:
-            _dumpable.leave()
-        _give_arena(arena)
+        _dumpable.leave()
+        if lib.pc_settled(arena, 0):  # a second Ctrl-C can come while the child still uses it: it keeps it then
+            _give_arena(arena)
 
 
 def _fill_slots(fds: object, plan: Plan, descriptors: Mapping[str, int]) -> None:
@@ -146,9 +146,10 @@ def _give_arena(arena: object) -> None:
 class _Dumpable:
     """Keeps this process dumpable as it was.
 
-    When a child that shares our memory changes its user, the kernel makes that memory non-dumpable, so that a process
-    of the new user cannot trace the child (commit_creds, kernel/cred.c). It must stay so until the last such child has
-    executed, and must not stay so afterwards: a non-dumpable process cannot use its own files in /proc.
+    A child that shares our memory makes that memory non-dumpable when it drops capabilities (PC_CAPSET), and the kernel
+    does when it changes its user (commit_creds, kernel/cred.c), so that no process which is now its equal can trace it.
+    It must stay so until the last such child has executed, and must not stay so afterwards: a process that is not
+    dumpable cannot be traced by its own user, and without privileges it cannot use its own files in /proc.
     """
 
     def __init__(self) -> None:
@@ -168,13 +169,20 @@ class _Dumpable:
             if self._inside == 0 and self._before:
                 set_dumpable(True)
 
+    def begin_anew(self) -> None:
+        """In a child of os.fork, which has its own memory, and none of the starts of its parent."""
+        self._lock = threading.Lock()
+        if self._inside and self._before:
+            set_dumpable(True)
+        self._inside = 0
+
 
 _dumpable = _Dumpable()
 
 
 def _after_fork() -> None:
-    global _dumpable
-    _dumpable = _Dumpable()
+    _arenas.clear()  # the spawner of one may have been at work, and is not here to say that it has ended
+    _dumpable.begin_anew()
 
 
 os.register_at_fork(after_in_child=_after_fork)
