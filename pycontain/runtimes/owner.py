@@ -95,13 +95,26 @@ class Owner:
             if self._free:
                 index = self._free.pop()
             elif self._used < CAPACITY - 1:
-                self._used += 1
-                index = self._used
+                index = self._used + 1
+                self._allocate(index)
+                self._used = index
                 self.write(0, struct.pack("=I", index), offset=4)
             else:
                 raise NotSupported(f"a process can have {CAPACITY - 1} tasks at once")
         self.write(index, struct.pack("=IiQ", 1, 0, 0) + b"\0", offset=0)
         return Entry(self, index)
+
+    def _allocate(self, index: int) -> None:
+        """Makes the page of an entry exist: to write to a hole of a full file system would end us with SIGBUS."""
+        if index % (mmap.PAGESIZE // ENTRY.size) and index > 1:
+            return
+        try:
+            os.posix_fallocate(self._fd, index * ENTRY.size, ENTRY.size)
+        except OSError as error:
+            raise NotSupported(
+                f"the table of this process's tasks in {self.directory} cannot grow: {name_of(error.errno or 0)}",
+                remedy="Free space there",
+            ) from None
 
     def free(self, index: int) -> None:
         self.write(index, bytes(17), offset=0)
@@ -126,6 +139,7 @@ class Owner:
 
     def forget(self) -> None:
         """In a child of os.fork: the tasks, the lock and the guard are the parent's."""
+        self._table.close()  # it holds a descriptor of its own, and with it the lock
         for fd in (self._fd, self.pidfd, self._guard_alive):
             if fd >= 0:
                 os.close(fd)
