@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pycontain.errors import InvalidArgument, TaskError, WaitTimeout
 from pycontain.result import Reason, Result, Usage
+from pycontain.runtimes.failure import no_descriptors
+from pycontain.runtimes.launch import command_of
 from pycontain.runtimes.native import NativeProcess
 from pycontain.streams import Plumbing, Stream
 
@@ -42,7 +44,7 @@ class Task:
     """
 
     def __init__(self, compiled: Compiled, argv: Sequence[str], encoding: str, errors: str) -> None:
-        self.argv = tuple(argv)
+        self.argv = command_of(argv)
         self._process = NativeProcess(compiled)
         self._plumbing = Plumbing()
         self._encoding, self._errors = encoding, errors
@@ -164,6 +166,9 @@ class Task:
             self._process.start(self.argv, self._plumbing.streams)
             self._started = time.monotonic()
             self._plumbing.close_theirs()
+        except OSError as error:
+            self._abort()
+            raise no_descriptors(error) from None
         except BaseException:
             self._abort()
             raise
@@ -258,9 +263,11 @@ class Task:
         return "exited" if ended.signal is None else "signaled"
 
     def _abort(self) -> None:
-        self._process.abort()
         self._plumbing.close()
-        self._set_ended()
+        try:
+            self._process.abort()
+        finally:
+            self._set_ended()
 
 
 def _check_signal(number: int) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 
-from pycontain.errors import CommandNotExecutable, CommandNotFound, StartFailed, name_of
+from pycontain.errors import CommandNotExecutable, CommandNotFound, NotSupported, StartFailed, name_of
 from pycontain.linux.plan import Plan
-from pycontain.runtimes.remedies import reason_for
+from pycontain.runtimes.remedies import DESCRIPTORS, reason_for
 from pycontain.runtimes.start import StepFailed
+
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def start_failed(
@@ -33,11 +35,11 @@ def start_failed(
 def command_failed(code: int, candidate: int, argv: list[str], candidates: list[str], step: str) -> StartFailed:
     """The error for a command that could not be executed; `candidate` is the path that was found, or -1."""
     details = {"step": step, "syscall": "execve", "errno": code}
-    if candidate < 0:
+    if candidate < 0 and code in NOT_THERE:
         directories = [os.path.dirname(path) for path in candidates]
         where = "" if "/" in argv[0] else f" in {':'.join(directories)}"
         return CommandNotFound(f"{argv[0]!r} was not found{where}", **details)  # type: ignore[arg-type]
-    path = candidates[candidate]
+    path = candidates[candidate] if candidate >= 0 else argv[0]
     if code == errno.ENOENT:
         return CommandNotFound(
             f"{path!r} is there, but its interpreter or loader is not",
@@ -60,3 +62,10 @@ def command_failed(code: int, candidate: int, argv: list[str], candidates: list[
     }
     message, remedy = causes.get(code, (f"{path!r} could not be executed: {name_of(code)}", None))
     return CommandNotExecutable(message, remedy=remedy, **details)  # type: ignore[arg-type]
+
+
+def no_descriptors(error: OSError) -> OSError | NotSupported:
+    """`error` itself, or a clearer one when it says that this process or the machine has no descriptor left."""
+    if error.errno not in (errno.EMFILE, errno.ENFILE):
+        return error
+    return NotSupported(f"there is no free descriptor: {name_of(error.errno)}", remedy=DESCRIPTORS)
