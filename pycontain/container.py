@@ -13,6 +13,7 @@ from pycontain.errors import InvalidArgument, TaskError
 from pycontain.linux.namespaces import NamespaceType
 from pycontain.network import NetworkNamespace
 from pycontain.runtimes.compile import INIT, Compiled, compile_spec
+from pycontain.runtimes.failure import no_descriptors
 from pycontain.runtimes.rootfs import COPY_ON_WRITE
 from pycontain.sizes import format_size, parse_size
 from pycontain.spec import (
@@ -148,6 +149,8 @@ class Container:
 
     def with_tmpfs(self, target: Path, *, size: int | str | None = None, mode: int = 0o1777) -> Self:
         """An empty file system in memory at `target`, of at most `size` bytes or "16M"; half of the RAM without."""
+        if isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode <= 0o7777:
+            raise InvalidArgument(f"{mode!r} is not the mode of a directory: it must be from 0 to 0o7777")
         options = ["nosuid", "nodev", f"mode={mode:o}"]
         if size is not None:
             options.append(f"size={parse_size(size, 'the size of a tmpfs')}")
@@ -357,6 +360,12 @@ class Container:
         return self._compile().plan
 
     def _compile(self, terminal: ConsoleSize | None = None) -> Compiled:
+        try:
+            return self._compile_for(terminal)
+        except OSError as error:
+            raise no_descriptors(error) from None
+
+    def _compile_for(self, terminal: ConsoleSize | None) -> Compiled:
         fill_standard_streams()
         compiled = self._compiled.get(terminal)
         if compiled is None:
@@ -462,7 +471,7 @@ def _absolute(path: Path) -> str:
     text = os.fspath(path)
     if not text.startswith("/"):
         raise InvalidArgument(f"the mount target {text!r} is not an absolute path")
-    return text
+    return "/" + text.lstrip("/")  # POSIX leaves it open what two slashes mean
 
 
 def _positive(number: int, what: str) -> int:

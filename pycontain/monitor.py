@@ -5,7 +5,6 @@ It exists only while there is such a task.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import threading
@@ -13,7 +12,8 @@ import threading
 from attrs import define, field
 
 from pycontain.errors import NotSupported
-from pycontain.runtimes.remedies import DESCRIPTORS, PROCESSES
+from pycontain.runtimes.failure import no_descriptors
+from pycontain.runtimes.remedies import PROCESSES
 from pycontain.task import Task
 
 
@@ -43,9 +43,7 @@ class Monitor:
                 self._add(watched)
         except OSError as error:
             task._abort()
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                raise NotSupported("there is no free descriptor to watch the task", remedy=DESCRIPTORS) from None
-            raise
+            raise no_descriptors(error) from None
         except RuntimeError as error:
             task._abort()
             raise NotSupported(f"there can be no thread to watch the task: {error}", remedy=PROCESSES) from None

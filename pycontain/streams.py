@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import threading
@@ -11,9 +10,8 @@ from typing import IO, Union
 
 from attrs import define, field
 
-from pycontain.errors import InvalidArgument, NotSupported
+from pycontain.errors import InvalidArgument
 from pycontain.runtimes.launch import Streams
-from pycontain.runtimes.remedies import DESCRIPTORS
 
 PIPE = -1
 STDOUT = -2
@@ -104,19 +102,14 @@ class Plumbing:
             raise InvalidArgument("a pipe to standard input needs `input`", remedy="Pass bytes, or a file object")
         # all three before anything is opened here, which would get the number of one that the caller has closed
         given = [_descriptor(stream, fd) for fd, stream in enumerate((stdin, stdout, stderr))]
-        try:
-            self.streams.stdin = self._feed(data) if data is not None else self._or_null(given[0], os.O_RDONLY)
-            self.streams.stdout = self._capture(self.stdout) if stdout == PIPE else self._or_null(given[1], os.O_WRONLY)
-            if stderr == STDOUT:
-                self.streams.stderr = self.streams.stdout
-            elif stderr == PIPE:
-                self.streams.stderr = self._capture(self.stderr)
-            else:
-                self.streams.stderr = self._or_null(given[2], os.O_WRONLY)
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                raise NotSupported("there is no free descriptor for the task's streams", remedy=DESCRIPTORS) from None
-            raise
+        self.streams.stdin = self._feed(data) if data is not None else self._or_null(given[0], os.O_RDONLY)
+        self.streams.stdout = self._capture(self.stdout) if stdout == PIPE else self._or_null(given[1], os.O_WRONLY)
+        if stderr == STDOUT:
+            self.streams.stderr = self.streams.stdout
+        elif stderr == PIPE:
+            self.streams.stderr = self._capture(self.stderr)
+        else:
+            self.streams.stderr = self._or_null(given[2], os.O_WRONLY)
 
     def _pipe(self) -> tuple[int, int]:
         return os.pipe2(os.O_CLOEXEC)

@@ -52,15 +52,19 @@ class NativeProcess:
         """
         launch = Launch.of(self._compiled, argv, streams)
         try:
+            self._start(launch)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _start(self, launch: Launch) -> None:
+        try:
             self._prepare()
             launch.open_descriptors(self.cgroup)
             launch.run(self._record, self.cgroup)
             self._init_report = launch.take_init_report()
             launch.verify(self.pid)
-        except BaseException:
-            self.abort()
-            raise
-        finally:
+        finally:  # before an abort, which may need descriptors where there are no more
             launch.close()
             if self.cgroup is not None:
                 self.cgroup.close_fds()
