@@ -113,6 +113,8 @@ def _invalid(syscall: str, step: str, user_namespace: bool) -> Reason | None:
         return LOCKED_MOUNTS
     if syscall == "pivot_root" or (syscall == "mount" and step.startswith("make /")):
         return NO_ROOT_MOUNT
+    if syscall == "move_mount":
+        return Reason("a directory cannot be mounted on a file, nor a file on a directory", "Choose another target")
     if syscall == "seccomp":
         return Reason("", "Use a kernel with CONFIG_SECCOMP_FILTER")
     return None

@@ -203,7 +203,7 @@ class RootPlan:
 
     def _mount(self, mount: Mount, name: str) -> None:
         options = parse_options(mount.options)
-        if os.path.normpath(mount.destination) == "/":
+        if not os.path.normpath(mount.destination).strip("/"):
             raise InvalidArgument("a mount on / would hide the root")
         if mount.uid_mappings or mount.gid_mappings:
             raise NotSupported(f"id-mapped mounts ({mount.destination}) are not supported yet")
