@@ -12,7 +12,7 @@ __all__ = ["Cgroup", "CgroupDriver", "CgroupUsage", "Reason", "detect"]
 def detect() -> CgroupDriver:
     """The driver for this machine and user.
 
-    Raises nothing: where no limit can be set, `controllers` of the driver is empty and `reason` says why. Every call
+    Where no limit can be set, `controllers` of the driver is empty and `reason` says why. Every call
     reads /proc and looks at the mount points: keep the driver.
     """
     return CgroupfsDriver(read_layout())

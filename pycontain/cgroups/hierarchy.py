@@ -3,6 +3,7 @@ What cannot be used has a `Reason`, which errors and `doctor` share."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -90,12 +91,13 @@ class Layout(NamedTuple):
 
 
 def read_layout() -> Layout:
-    """The layout of this machine now. Raises nothing: without /proc it is empty."""
+    """The layout of this machine now; without /proc it is empty. Raises OSError only for want of descriptors."""
     try:
         mounts = parse.mountinfo(files.read("/proc/self/mountinfo"))
         own = parse.own_groups(files.read("/proc/self/cgroup"))
         kernel = parse.kernel_controllers(files.read("/proc/cgroups"))
-    except OSError:
+    except OSError as error:
+        _raise_shortage(error)
         return Layout()
     found: dict[frozenset[str], Hierarchy] = {}
     for mount in mounts:
@@ -186,5 +188,12 @@ def _holds_processes(group: str) -> bool:
 def _words(path: str) -> list[str]:
     try:
         return files.read(path).split()
-    except OSError:
+    except OSError as error:
+        _raise_shortage(error)
         return []
+
+
+def _raise_shortage(error: OSError) -> None:
+    """What could not be read for want of descriptors must not be remembered as not there."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        raise error

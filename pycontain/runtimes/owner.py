@@ -77,16 +77,19 @@ class Owner:
 
     def __init__(self) -> None:
         self.directory = run_directory()
-        self.token, self._fd = _create_table(self.directory)
-        self._table = mmap.mmap(self._fd, CAPACITY * ENTRY.size)
+        self.pid = os.getpid()
+        self.pidfd = pidfd_open(self.pid)
+        try:
+            self._own_inode = os.fstat(self.pidfd).st_ino
+            self.token, self._fd, self._table = _create_table(self.directory)
+        except BaseException:
+            os.close(self.pidfd)
+            raise
         self._lock = threading.Lock()
         self._free: list[int] = []
         self._used = 0  # entry 0 holds this number, for the guard
         self._guard_alive = -1
         self._guard_poll = select.poll()
-        self.pid = os.getpid()
-        self.pidfd = pidfd_open(self.pid)
-        self._own_inode = os.fstat(self.pidfd).st_ino
 
     def reserve(self) -> Entry:
         """A place for a task that is about to be made; from now on a later process would look for its leftovers."""
@@ -151,9 +154,16 @@ class Owner:
                 return
             self._guard_poll.unregister(self._guard_alive)
             os.close(self._guard_alive)
+            self._guard_alive = -1
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._start_guarded_by(null)
+        finally:
+            os.close(null)
+
+    def _start_guarded_by(self, null: int) -> None:
         self._guard_alive, write_end = os.pipe()
         self._guard_poll.register(self._guard_alive, 0)
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             self._start_guard(null, write_end)
         except BaseException:
@@ -162,7 +172,6 @@ class Owner:
             self._guard_alive = -1
             raise
         finally:
-            os.close(null)
             os.close(write_end)
 
     def _start_guard(self, null: int, alive: int) -> None:
@@ -218,7 +227,7 @@ def run_directory() -> str:
     return path
 
 
-def _create_table(directory: str) -> tuple[str, int]:
+def _create_table(directory: str) -> tuple[str, int, mmap.mmap]:
     """Creates the file under another name, locks it, and only then gives it the name by which others find it."""
     token = os.urandom(6).hex()
     hidden = os.path.join(directory, f".{token}")
@@ -226,12 +235,13 @@ def _create_table(directory: str) -> tuple[str, int]:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(fd, CAPACITY * ENTRY.size)
+        table = mmap.mmap(fd, CAPACITY * ENTRY.size)  # keeps a duplicate of the descriptor
         os.rename(hidden, os.path.join(directory, token))
     except BaseException:
         os.close(fd)
         os.unlink(hidden)
         raise
-    return token, fd
+    return token, fd, table
 
 
 @frozen
