@@ -250,3 +250,8 @@ long pc_join_session_keyring(const char *name)
 {
     return PC_CALL(keyctl, PC_KEYCTL_JOIN_SESSION_KEYRING, name);
 }
+
+long pc_bpf(int command, void *attributes, unsigned int size)
+{
+    return PC_CALL(bpf, command, attributes, size);
+}

@@ -52,3 +52,6 @@ long pc_capget(int pid, struct pc_capability_sets *sets);
 long pc_capset(const struct pc_capability_sets *sets);
 long pc_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
 long pc_join_session_keyring(const char *name);
+
+/* BPF, for the devices of cgroup v2. `attributes` is a union bpf_attr of `size` bytes. */
+long pc_bpf(int command, void *attributes, unsigned int size);
