@@ -6,9 +6,12 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from pycontain import Container
 
 PASSWD = """\
 root:x:0:0:root:/root:/bin/sh
@@ -48,6 +51,12 @@ def _has_interpreter(path: str) -> bool:
     start = int.from_bytes(head[32:40], "little")
     size, count = (int.from_bytes(head[at : at + 2], "little") for at in (54, 56))
     return any(head[start + i * size : start + i * size + 4] == b"\x03\0\0\0" for i in range(count))
+
+
+def host_with_this_python() -> Container:
+    """A clone of the host, with the interpreter of the tests also where that is in /tmp, which a clone has of its own."""
+    host, prefix = Container.from_host(), sys.prefix
+    return host.with_bind(prefix, prefix, read_only=True) if prefix.startswith("/tmp/") else host
 
 
 def make_busybox_root(path: Path) -> Path:
