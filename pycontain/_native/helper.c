@@ -1,8 +1,9 @@
-/* The helper: a static program of a few kilobytes without libc, run from a sealed memory file. It has three uses, told
+/* The helper: a static program of a few kilobytes without libc, run from a sealed memory file. It has four uses, told
  * apart by argv[0], each a place where no memory of the Python process may be:
  *
  *   pycontain-init   process 1 of a container started with init: runs the command, reaps orphans, forwards signals
  *   pycontain-guard  one for each Python process: kills its tasks when it is gone, however it ended
+ *   pycontain-pause  keeps a scope of systemd, which removes one without processes (pycontain/cgroups/systemd_pause.py)
  *   pycontain-join   executes a plan that joins the pid or user namespace of others, who can see and trace the process
  */
 
@@ -261,6 +262,30 @@ static void guard_main(int argc, char **argv)
     leave(0);
 }
 
+/* ---- pause ------------------------------------------------------------------------------------------------------- */
+
+/* argv: pycontain-pause OWNER_PIDFD
+ * Signals keep their default actions: systemd ends the scope with SIGTERM, the owner with SIGKILL. */
+static void pause_main(int argc, char **argv)
+{
+    struct { int fd; short events, revents; } owner = { 0, 1 /* POLLIN */, 0 };
+    uint64_t none = 0;
+
+    if (argc != 2)
+        leave(125);
+    owner.fd = number(argv[1]);
+    PC_CALL(prctl, PR_SET_NAME, "pycontain-pause", 0, 0, 0);
+    PC_CALL(setsid, 0); /* Ctrl-C is for the owner */
+    PC_CALL(chdir, "/");
+    if (owner.fd > 0)
+        PC_CALL(close_range, 0, owner.fd - 1, 0);
+    PC_CALL(close_range, owner.fd + 1, ~0U, 0);
+    PC_CALL(rt_sigprocmask, 2 /* SIG_SETMASK */, &none, NULL, 8);
+    while (PC_CALL(ppoll, &owner, 1, NULL, NULL, 8) < 0)
+        ;
+    leave(0);
+}
+
 /* ---- join -------------------------------------------------------------------------------------------------------- */
 
 static int join_socket;
@@ -342,5 +367,7 @@ __attribute__((used)) void helper_main(long *stack)
         guard_main(argc, argv);
     else if (argc >= 1 && same(argv[0], "pycontain-join"))
         join_main(argc, argv);
+    else if (argc >= 1 && same(argv[0], "pycontain-pause"))
+        pause_main(argc, argv);
     leave(125);
 }

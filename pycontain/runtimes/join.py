@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 
 from pycontain._native._core import ffi, lib
 from pycontain.linux import plan as steps
+from pycontain.linux.helper import executable
 from pycontain.linux.pidfd import wait
 from pycontain.runtimes.compile import Compiled
-from pycontain.runtimes.helper import executable
 from pycontain.runtimes.start import Command, StepFailed, start
 
 FAILURE = struct.Struct("=iiiii")  # the message of join_main in _native/helper.c

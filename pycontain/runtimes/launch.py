@@ -12,11 +12,11 @@ from attrs import define, field
 
 from pycontain.cgroups import Cgroup
 from pycontain.errors import InvalidArgument, NotSupported, StartFailed, name_of
+from pycontain.linux.helper import executable
 from pycontain.linux.namespaces import NamespaceRequest, NamespaceType, ioctl_ns
 from pycontain.runtimes import owner as owners
 from pycontain.runtimes.compile import CGROUP_SLOTS, Compiled
 from pycontain.runtimes.failure import command_failed, start_failed
-from pycontain.runtimes.helper import executable
 from pycontain.runtimes.start import Command, StepFailed, start
 
 INIT_REPORT = struct.Struct("=iiii")  # struct report in _native/helper.c

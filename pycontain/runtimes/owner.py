@@ -26,8 +26,8 @@ from attrs import define, frozen
 
 from pycontain.errors import NotSupported, name_of
 from pycontain.linux import plan as steps
+from pycontain.linux.helper import executable
 from pycontain.linux.pidfd import pidfd_open, wait
-from pycontain.runtimes.helper import executable
 from pycontain.runtimes.start import Command, StepFailed, start
 
 ENTRY = struct.Struct("=IiQ240s")  # struct entry in _native/helper.c
