@@ -33,6 +33,11 @@ def main(args: Sequence[str] | None = None) -> int:
         return _complain(str(error), NOT_EXECUTABLE)
     except PycontainError as error:
         return _complain(str(error), FAILED)
+    except Exception:  # a mistake in pycontain: the status must not look like the command's
+        import traceback
+
+        traceback.print_exc()
+        return FAILED
 
 
 def _open_standard_descriptors() -> None:
@@ -114,9 +119,7 @@ def doctor(as_json: bool) -> int:
     if as_json:
         import json
 
-        from attrs import asdict
-
-        click.echo(json.dumps(asdict(report), indent=2))
+        click.echo(json.dumps(report.to_dict(), indent=2))
     else:
         click.echo(str(report))
     return 0 if report.ok else 1

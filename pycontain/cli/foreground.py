@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TIMED_OUT = 124  # as timeout(1)
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 FORWARDED = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
 IDLE = 0.1  # seconds after which a quiet terminal is looked at again
 ENDED = 0  # stands for the end of the task where signals are numbers
@@ -190,8 +191,20 @@ class Foreground:
             self.follow_window()
         elif self._must_be_killed(number):
             self._kill(128 + number)
+        elif number in KEYBOARD:
+            self._signal_group(number)
         else:
             self.task.signal(number)
+
+    def _signal_group(self, number: int) -> None:
+        """A terminal sends its signals to a whole process group, and shells rely on it: while a command of theirs runs
+        they leave it to that command. The first process leads the group, as it leads a session."""
+        pid = self.task.pid
+        if pid:
+            try:
+                os.killpg(pid, number)
+            except ProcessLookupError:
+                pass  # it has just ended
 
     def _must_be_killed(self, number: int) -> bool:
         """Process 1 does not get a signal that it does not handle, of which any other process would die."""
