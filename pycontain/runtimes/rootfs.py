@@ -114,6 +114,7 @@ class RootPlan:
             raise InvalidArgument(f"the root {path!r} cannot be used: {error.strerror}") from None
         if not stat.S_ISDIR(info.st_mode):
             raise InvalidArgument(f"the root {path!r} is not a directory")
+        path = _as_mounted(path, info)
         mounts = _topmost_mounts()
         if self.user_namespace and _has_mounts(path, mounts):
             mode = f"{stat.S_IMODE(info.st_mode):o}"
@@ -265,6 +266,15 @@ class RootPlan:
                 self.steps.append(steps.mknod(directory, name, stat.S_IFCHR | 0o666, device))
         for name, target in DEVICE_LINKS:
             self.steps.append(steps.symlink(directory, name, target))
+
+
+def _as_mounted(path: str, info: os.stat_result) -> str:
+    """The directory by the name that the mount table has for what is below it: without symbolic links."""
+    real = os.path.realpath(path)
+    try:
+        return real if os.path.samestat(os.stat(real), info) else path
+    except OSError:  # a link of /proc, whose text need not be a name here
+        return path
 
 
 def _topmost_mounts() -> dict[str, MountInfo]:
