@@ -54,7 +54,7 @@ def _has_interpreter(path: str) -> bool:
 
 
 def host_with_this_python() -> Container:
-    """A clone of the host, with the interpreter of the tests also where that is in /tmp, which a clone has of its own."""
+    """A clone of the host. The interpreter of the tests is there, also when it is in /tmp: a clone has another /tmp."""
     host, prefix = Container.from_host(), sys.prefix
     return host.with_bind(prefix, prefix, read_only=True) if prefix.startswith("/tmp/") else host
 

@@ -124,7 +124,7 @@ def test_stop_ends_a_command_below_init_by_the_signal(box: Container) -> None:
 
 def test_stop_reaches_an_init_of_the_image_that_waits_for_signals(box: Container) -> None:
     # as tini and dumb-init do
-    program = "import signal; print('ready', flush=True); print(signal.sigwait([15]), flush=True)"
+    program = "import signal; print('ready', flush=True); print(int(signal.sigwait([15])), flush=True)"
     block = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [15]);"
     task = host_with_this_python().start([sys.executable, "-c", f"{block}{program}"])
     wait_for_output(task, b"ready")
