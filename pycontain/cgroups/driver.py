@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from attrs import frozen
 
 if TYPE_CHECKING:
+    from pycontain.cgroups.oom import OomWatch
+    from pycontain.cgroups.stats import Stats
     from pycontain.spec import Resources
 
 
@@ -63,6 +65,15 @@ class Cgroup(Protocol):
         """The figures so far. To be read before `remove`; of a group that is gone, all are None or 0.
 
         Without `oom_kills` that figure is not read and 0: a task that was not killed needs it not.
+        """
+
+    def stats(self) -> Stats:
+        """All figures of the running group as they are now, those of groups below included."""
+
+    def watch_oom(self) -> OomWatch:
+        """Notices processes of the group that are killed for want of memory from now on. The caller closes it.
+
+        Raises `NotSupported` without the memory controller.
         """
 
     def kill(self, timeout: float = 10.0) -> None:

@@ -13,10 +13,12 @@ from pycontain.cgroups.freezer import Freezer
 from pycontain.cgroups.kill import kill_all, pauses
 from pycontain.cgroups.v1 import LegacySubtree
 from pycontain.cgroups.v2 import UnifiedSubtree
-from pycontain.errors import CgroupError
+from pycontain.errors import CgroupError, NotSupported
 
 if TYPE_CHECKING:
     from pycontain.cgroups.cgroupfs import CgroupfsDriver
+    from pycontain.cgroups.oom import OomWatch
+    from pycontain.cgroups.stats import Stats
     from pycontain.spec import Resources
 
 Subtree = LegacySubtree | UnifiedSubtree
@@ -63,6 +65,22 @@ class CgroupfsGroup:
                 text = files.read_short(f"{path}/pids.peak")
                 pids_peak = None if text is None else int(text)
         return CgroupUsage(memory_peak, pids_peak, killed)
+
+    def stats(self) -> Stats:
+        from pycontain.cgroups.stats import Place, read_stats
+
+        return read_stats(Place(s.version, s.controllers, self.path_in(s)) for s in self.subtrees)
+
+    def watch_oom(self) -> OomWatch:
+        from pycontain.cgroups.oom import OomWatch
+
+        for subtree in self.subtrees:
+            if "memory" in subtree.controllers:
+                return OomWatch(self.path_in(subtree), subtree.version)
+        raise NotSupported(
+            f"the cgroup {self.name} has no memory controller, whose events could be watched",
+            remedy="Run as root, or in a delegated group that has it",
+        )
 
     def kill(self, timeout: float = 10.0) -> None:
         kill_all(self.name, self.paths, timeout)
