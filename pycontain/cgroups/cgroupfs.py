@@ -1,7 +1,7 @@
 """The cgroupfs driver: makes groups by mkdir and writes their files itself, on v1, v2 and hybrid machines.
 
 Only controllers that are used are touched, since each costs time: memory and pids where they can be had, for the
-figures; cpu for a cpu limit; one more for a complete kill. A group is the directory NAME below our parent in each.
+figures; those of the limits; one more for a complete kill. A group is the directory NAME below our parent in each.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from pycontain.cgroups import files, v1, v2
+from pycontain.cgroups import devices, enforcement, files, legacy_limits, unified_limits, v1, v2
 from pycontain.cgroups.driver import Reason
 from pycontain.cgroups.freezer import Freezer
 from pycontain.cgroups.group import CgroupfsGroup, Subtree, open_descriptors
 from pycontain.cgroups.hierarchy import Layout
 from pycontain.cgroups.limits import Setting, Translation, translate
 from pycontain.cgroups.move import join
+from pycontain.cgroups.refusals import refused
 from pycontain.errors import CgroupError, InvalidArgument, LimitNotSupported, NotSupported
 
 if TYPE_CHECKING:
-    from pycontain.spec import Resources
+    from pycontain.spec import DeviceRule, Resources
 
 # How often a parent directory is made again that another process removes between our two calls.
 _ATTEMPTS = 1000
@@ -29,6 +30,14 @@ _ATTEMPTS = 1000
 _MEASURED = ("memory", "pids")
 
 Wanted = dict[Subtree, frozenset[str]]
+
+
+class Limits(NamedTuple):
+    """What resources come to on this machine."""
+
+    settings: tuple[Setting, ...] = ()
+    controllers: frozenset[str] = frozenset()
+    devices: tuple[DeviceRule, ...] = ()
 
 
 class CgroupfsDriver:
@@ -53,30 +62,36 @@ class CgroupfsDriver:
                 subtree = v1.LegacySubtree(hierarchy)
             self._subtrees.append(subtree)
             self._of.update(dict.fromkeys(hierarchy.usable, subtree))
-        self.controllers = frozenset(self._of)
-        self._translation = Translation(
-            self._version("memory").memory, self._version("cpu").cpu, self._version("pids").pids,
-        )
+        self._translation = self._choose_translation()
+        self._last: tuple[Resources, Limits] | None = None  # a container that is started again has the same resources
         self._lock = threading.Lock()  # for what changes running groups; making one needs none
-        self._wanted: dict[tuple[bool, bool], Wanted] = {}
+        self._wanted: dict[tuple[frozenset[str], bool], Wanted] = {}
+        self._device_programs: bool | None = None
+
+    @property
+    def controllers(self) -> frozenset[str]:
+        return frozenset(self._of) | ({"devices"} if self._devices_subtree() else frozenset())
 
     def reason(self, controller: str) -> Reason | None:
+        if controller == "devices" and controller not in self._of and self._unified:
+            return None if self._devices_subtree() else Reason(
+                "the devices of a cgroup v2 group need a BPF program, which cannot be loaded here",
+                "Run as root outside of a user namespace, on a kernel with CONFIG_CGROUP_BPF",
+            )
         return self._layout.reason(controller)
 
     def create(self, name: str, resources: Resources | None, kill: bool = False) -> CgroupfsGroup:
         _check_name(name)
-        settings = self._settings(resources)
-        cpu = any(setting.controller == "cpu" for setting in settings)
-        wanted = self._wanted.get((cpu, kill))
+        limits = self._limits(resources)
+        wanted = self._wanted.get((limits.controllers, kill))
         if wanted is None:
-            wanted = self._wanted[cpu, kill] = self._choose(cpu, kill)
+            wanted = self._wanted[limits.controllers, kill] = self._choose(limits.controllers, kill)
         group = CgroupfsGroup(self, name)
         try:
             for subtree, controllers in wanted.items():
                 self._make(group, subtree, controllers)
                 open_descriptors(group, subtree)
-            for setting in settings:
-                self._apply(group, setting)
+            self._write(group, limits)
         except BaseException:
             group.remove()
             raise
@@ -85,21 +100,19 @@ class CgroupfsDriver:
     def create_child(self, parent: CgroupfsGroup, name: str, resources: Resources | None) -> CgroupfsGroup:
         """Makes a group below a running one, in all hierarchies in which that is (`Cgroup.child`)."""
         _check_name(name)
-        settings = self._settings(resources)
+        limits = self._limits(resources)
         with self._lock:
-            for setting in settings:
-                self._join(parent, self._of[setting.controller], setting.controller)
+            self._join_all(parent, limits.controllers)
             if self._unified in parent.subtrees:
-                used = {*_MEASURED, *(setting.controller for setting in settings)}
-                v2.give(parent.path_in(self._unified), used & self._unified.controllers)
+                used = self._unified.controllers.intersection((*_MEASURED, *limits.controllers))
+                v2.give(parent.path_in(self._unified), used)
             subtrees = tuple(parent.subtrees)
         group = CgroupfsGroup(self, name, parent)
         try:
             for subtree in subtrees:
                 _make_directory(group, subtree)
                 open_descriptors(group, subtree)
-            for setting in settings:
-                self._apply(group, setting)
+            self._write(group, limits)
         except OSError as error:
             group.remove()
             raise CgroupError(f"the cgroup {group.name} cannot be made", errno=error.errno) from error
@@ -115,7 +128,7 @@ class CgroupfsDriver:
             cause, remedy = self.reason("freezer") or Reason("no cgroups", "")
             raise NotSupported(f"freezing a task needs a cgroup: {cause}", remedy=remedy)
         with self._lock:
-            self._join(group, subtree, None)
+            self._join(group, subtree, "freezer")
         return Freezer(group.path_in(subtree), subtree.version)
 
     def update(self, group: CgroupfsGroup, resources: Resources) -> None:
@@ -123,14 +136,18 @@ class CgroupfsDriver:
         cpu = resources.cpu
         if cpu is not None and cpu.period and not cpu.quota:
             raise InvalidArgument("cpu.period alone does not change a running group: give cpu.quota with it")
-        settings = self._settings(resources)
+        limits = self._limits(resources)
         with self._lock:
-            for setting in settings:
-                self._join(group, self._of[setting.controller], setting.controller)
-        # v1 wants memory below memory+swap at every moment: which of the two is first depends on the direction.
-        again = [setting for setting in settings if not self._apply(group, setting, postpone=True)]
+            self._join_all(group, limits.controllers)
+        if resources.memory is not None and resources.memory.check_before_update:
+            self._check_memory(group, limits)
+        # v1 wants memory below memory+swap at every moment, and the kernel a burst below its quota: which is first
+        # depends on the direction.
+        again = [setting for setting in limits.settings if not self._apply(group, setting, postpone=True)]
         for setting in again:
             self._apply(group, setting)
+        if limits.devices:
+            self._update_devices(group, limits.devices)
 
     def names(self) -> set[str]:
         return {name for subtree in self._subtrees for name in files.subdirectories(subtree.parent)}
@@ -149,36 +166,87 @@ class CgroupfsDriver:
                     raise CgroupError(f"{subtree.parent} cannot be removed", errno=error.errno) from error
             subtree.forget()
 
-    def _version(self, controller: str) -> Translation:
-        subtree = self._of.get(controller)
-        unified = subtree is self._unified if subtree else self.hierarchy == "v2"
-        return v2.TRANSLATION if unified else v1.TRANSLATION
+    def _choose_translation(self) -> Translation:
+        def version(controller: str, other: str = "") -> Translation:
+            subtree = self._of.get(controller) or self._of.get(other)
+            unified = subtree is self._unified if subtree else self.hierarchy == "v2"
+            return unified_limits.TRANSLATION if unified else legacy_limits.TRANSLATION
 
-    def _settings(self, resources: Resources | None) -> list[Setting]:
-        """The writes for these limits. Raises before anything is made when one of them cannot be enforced."""
+        return Translation(
+            version("memory").memory, version("cpu").cpu, version("cpuset").cpuset, version("pids").pids,
+            version("io", "blkio").block_io, version("hugetlb").hugepages, version("net_cls", "net_prio").network,
+        )
+
+    def _limits(self, resources: Resources | None) -> Limits:
+        """Raises before anything is made when one of the limits cannot be enforced."""
         if resources is None:
-            return []
-        settings = translate(resources, self._translation)
+            return Limits()
+        last = self._last
+        if last is not None and last[0] is resources:
+            return last[1]
+        settings = tuple(translate(resources, self._translation))
         for setting in settings:
-            if setting.controller not in self._of:
-                reason = self.reason(setting.controller)
-                cause, remedy = reason or Reason(f"the {setting.controller} controller cannot be used", "")
-                raise LimitNotSupported(f"the limit {setting.limit} cannot be enforced: {cause}", remedy=remedy)
-        return settings
+            self._check_controller(setting)
+        io = self._of.get("io")
+        enforcement.check_before(settings, self._unified.base if self._unified and io is self._unified else None)
+        controllers = frozenset(setting.controller for setting in settings)
+        if resources.devices:
+            controllers |= self._check_devices(resources.devices)
+        enforcement.warn(settings)
+        limits = Limits(settings, controllers, resources.devices)
+        self._last = resources, limits
+        return limits
 
-    def _choose(self, cpu: bool, kill: bool) -> Wanted:
+    def _check_controller(self, setting: Setting) -> None:
+        subtree = self._of.get(setting.controller)
+        message = f"the limit {setting.limit} cannot be enforced"
+        if subtree is None:
+            cause, remedy = self.reason(setting.controller) or Reason(f"{setting.controller} cannot be used", "")
+            raise LimitNotSupported(f"{message}: {cause}", remedy=remedy)
+        if setting.limit.startswith("unified[") and subtree is not self._unified:
+            raise LimitNotSupported(
+                f"{message}: the {setting.controller} controller is on cgroup v1 here",
+                remedy="Use the limits that are not in `unified`, or boot with systemd.unified_cgroup_hierarchy=1",
+            )
+
+    def _check_devices(self, rules: tuple[DeviceRule, ...]) -> frozenset[str]:
+        read = devices.read_rules(rules)
+        subtree = self._devices_subtree()
+        if subtree is None:
+            cause, remedy = self.reason("devices") or Reason("no cgroups", "")
+            raise LimitNotSupported(f"the limit devices cannot be enforced: {cause}", remedy=remedy)
+        if subtree.version == 1:
+            devices.policy_of(read)
+        return frozenset(("devices",))
+
+    def _devices_subtree(self) -> Subtree | None:
+        """Where devices are limited: by the v1 controller, else by a program on the v2 group."""
+        legacy = self._of.get("devices")
+        if legacy or self._unified is None:
+            return legacy
+        if self._device_programs is None:
+            self._device_programs = devices.can_load()
+        return self._unified if self._device_programs else None
+
+    def _subtree(self, controller: str) -> Subtree:
+        subtree = self._devices_subtree() if controller == "devices" else self._of[controller]
+        if subtree is None:
+            raise NotSupported(f"the {controller} controller cannot be used")
+        return subtree
+
+    def _choose(self, limited: frozenset[str], kill: bool) -> Wanted:
         """The hierarchies in which a group is made, with the controllers that it needs there."""
         wanted: Wanted = {}
 
-        def want(subtree: Subtree, *controllers: str) -> None:
-            wanted[subtree] = wanted.get(subtree, frozenset()).union(controllers)
+        def want(subtree: Subtree, controller: str) -> None:
+            wanted[subtree] = wanted.get(subtree, frozenset()) | (subtree.controllers & {controller})
 
-        for controller in (*_MEASURED, "cpu") if cpu else _MEASURED:
-            if controller in self._of:
-                want(self._of[controller], controller)
+        for controller in (*_MEASURED, *sorted(limited.difference(_MEASURED))):
+            if controller in limited or controller in self._of:
+                want(self._subtree(controller), controller)
         if kill:
             if self._unified:
-                want(self._unified)
+                want(self._unified, "")
             elif "freezer" in self._of:
                 want(self._of["freezer"], "freezer")
             elif "pids" not in self._of:
@@ -191,7 +259,8 @@ class CgroupfsDriver:
         gone: OSError | None = None
         for _ in range(_ATTEMPTS):
             try:
-                if subtree.ready is None or not controllers <= subtree.ready:
+                ready = subtree.ready
+                if ready is None or not controllers <= ready:
                     subtree.prepare(controllers)
                 _make_directory(group, subtree)
             except OSError as error:
@@ -207,15 +276,20 @@ class CgroupfsDriver:
             f"the cgroup {group.path_in(subtree)} cannot be made: its parent keeps vanishing",
         ) from gone
 
-    def _join(self, group: CgroupfsGroup, subtree: Subtree, controller: str | None) -> None:
+    def _join_all(self, group: CgroupfsGroup, controllers: frozenset[str]) -> None:
+        for controller in controllers:
+            self._join(group, self._subtree(controller), controller)
+
+    def _join(self, group: CgroupfsGroup, subtree: Subtree, controller: str) -> None:
         """Gives a running group a hierarchy or a controller that it did not need so far. The lock is held."""
-        controllers = frozenset((controller,)) if controller else frozenset()
+        controllers = subtree.controllers & {controller}
         if group.parent:
             self._join(group.parent, subtree, controller)
             if controllers and isinstance(subtree, v2.UnifiedSubtree):
                 v2.give(group.parent.path_in(subtree), controllers)
         if subtree in group.subtrees:
-            if subtree.ready is None or not controllers <= subtree.ready:
+            ready = subtree.ready
+            if ready is None or not controllers <= ready:
                 subtree.prepare(controllers)
             return
         others = group.paths
@@ -225,25 +299,67 @@ class CgroupfsDriver:
             self._make(group, subtree, controllers)
         join(group.path_in(subtree), others)
 
+    def _write(self, group: CgroupfsGroup, limits: Limits) -> None:
+        """The limits of a group that has no process yet."""
+        for setting in limits.settings:
+            self._apply(group, setting)
+        if limits.devices:
+            self._apply_devices(group, limits.devices)
+
     def _apply(self, group: CgroupfsGroup, setting: Setting, postpone: bool = False) -> bool:
         """Writes one setting. False when the kernel refuses the value and `postpone` says that it may yet take it."""
         subtree = self._of[setting.controller]
-        path = f"{group.path_in(subtree)}/{setting.file}"
+        path = group.path_in(subtree)
         try:
             try:
-                files.write(path, setting.value)
+                if setting.file == "cpu.rt_runtime_us" and isinstance(subtree, v1.LegacySubtree) and not group.parent:
+                    subtree.allow_realtime(path, int(setting.value))
+                files.write(f"{path}/{setting.file}", setting.value)
             except FileNotFoundError:
                 # On v2 the file is missing too when another process made the parent without this controller.
                 subtree.forget()
                 subtree.prepare(frozenset((setting.controller,)))
-                files.write(path, setting.value)
+                files.write(f"{path}/{setting.file}", setting.value)
         except OSError as error:
             if postpone and error.errno == errno.EINVAL:
                 return False
-            if error.errno == errno.ENOENT and setting.limit == "memory.swap" and (setting.implied or not _has_swap()):
+            if error.errno == errno.ENOENT and (
+                setting.implied or (setting.limit == "memory.swap" and not _has_swap())
+            ):
                 return True
-            raise _refused(setting, error) from error
+            raise refused(setting, error) from error
+        enforcement.check_after(path, setting)
         return True
+
+    def _apply_devices(self, group: CgroupfsGroup, rules: tuple[DeviceRule, ...]) -> None:
+        subtree = self._subtree("devices")
+        apply = devices.apply_unified if subtree.version == 2 else devices.apply_legacy
+        try:
+            apply(group.path_in(subtree), rules)
+        except OSError as error:
+            raise devices.refused(error, subtree.version) from error
+
+    def _update_devices(self, group: CgroupfsGroup, rules: tuple[DeviceRule, ...]) -> None:
+        """On v1 a list is written line by line: nobody may look while neither the old nor the new one holds."""
+        stop = self._subtree("devices").version == 1 and not group.frozen
+        if stop:
+            group.freeze()
+        try:
+            self._apply_devices(group, rules)
+        finally:
+            if stop:
+                group.thaw()
+
+    def _check_memory(self, group: CgroupfsGroup, limits: Limits) -> None:
+        for setting in limits.settings:
+            if setting.limit == "memory.limit" and setting.value not in ("max", "-1"):
+                path = group.path_in(self._of["memory"])
+                text = files.read_short(f"{path}/memory.current") or files.read_short(f"{path}/memory.usage_in_bytes")
+                if text and int(text) > int(setting.value):
+                    raise LimitNotSupported(
+                        f"the limit memory.limit cannot be enforced: {text.strip()} bytes are in use",
+                        remedy="Take a higher limit, or leave out memory.check_before_update",
+                    )
 
 
 def _check_name(name: str) -> None:
@@ -261,21 +377,9 @@ def _make_directory(group: CgroupfsGroup, subtree: Subtree) -> None:
             f"the cgroup {path} cannot be made", errno=error.errno, remedy="Take another name, or remove it",
         ) from error
     group.subtrees.append(subtree)
+    if isinstance(subtree, v1.LegacySubtree):
+        subtree.fill(path)
 
 
 def _has_swap() -> bool:
     return files.read("/proc/swaps").count("\n") > 1
-
-
-def _refused(setting: Setting, error: OSError) -> LimitNotSupported:
-    """The error for a setting that the kernel does not take, with what helps for each errno."""
-    message = f"the limit {setting.limit} cannot be enforced"
-    if error.errno == errno.ENOENT:
-        remedy = "Boot with swapaccount=1" if setting.limit == "memory.swap" else "Use a newer kernel, or leave it out"
-        return LimitNotSupported(f"{message}: this kernel has no {setting.file}", remedy=remedy)
-    text = f"{message}: {setting.file} does not take {setting.value}: {os.strerror(error.errno or 0)}"
-    if error.errno == errno.EBUSY:
-        return LimitNotSupported(text, remedy="More than that is in use and cannot be reclaimed: take a higher limit")
-    if setting.controller == "cpu":
-        return LimitNotSupported(text, remedy="cpu.quota is at least 1000, and cpu.period 1000 to 1000000 microseconds")
-    return LimitNotSupported(text, remedy=f"Choose another value for {setting.limit}, or leave it out")

@@ -1,23 +1,15 @@
-"""From the resources of the OCI specification to what is written: the checks that v1 and v2 share, and the value
-`Setting`. A field that has no translation is refused by its name, never ignored."""
+"""From the resources of the OCI specification to what is written: the value `Setting`, what translates each part of the
+resources, and the checks that v1 and v2 share. A field that one of them lacks is refused by its name, never ignored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from attrs import fields
+from typing import TYPE_CHECKING, NamedTuple
 
 from pycontain.errors import InvalidArgument, LimitNotSupported
 
 if TYPE_CHECKING:
-    from pycontain.spec import CPU, Memory, Pids, Resources
-
-_TRANSLATED = {
-    "memory": frozenset({"limit", "reservation", "swap"}),
-    "cpu": frozenset({"shares", "quota", "period"}),
-    "pids": frozenset({"limit"}),
-}
+    from pycontain.spec import CPU, BlockIO, HugepageLimit, Memory, NetworkResources, Pids, Rdma, Resources
 
 
 class Setting(NamedTuple):
@@ -31,40 +23,40 @@ class Setting(NamedTuple):
 
 
 class Translation(NamedTuple):
-    """How one version of cgroups writes the limits of each controller."""
+    """How the limits of each controller are written, by one version of cgroups or, on a hybrid machine, by both."""
 
     memory: Callable[[Memory], list[Setting]]
     cpu: Callable[[CPU], list[Setting]]
+    cpuset: Callable[[CPU], list[Setting]]
     pids: Callable[[Pids], list[Setting]]
+    block_io: Callable[[BlockIO], list[Setting]]
+    hugepages: Callable[[HugepageLimit], list[Setting]]
+    network: Callable[[NetworkResources], list[Setting]]
 
 
 def translate(resources: Resources, version: Translation) -> list[Setting]:
-    """The writes for `resources`, in order.
+    """The writes for `resources`, in order. `devices` are not among them (see devices.py).
 
     Raises `LimitNotSupported` for a field that has no translation, `InvalidArgument` for a value that can never work.
     """
-    refuse_untranslated(resources)
     settings: list[Setting] = []
     if resources.memory is not None:
         settings += version.memory(resources.memory)
     if resources.cpu is not None:
-        settings += version.cpu(resources.cpu)
+        settings += version.cpu(resources.cpu) + version.cpuset(resources.cpu)
     if resources.pids is not None:
         settings += version.pids(resources.pids)
+    if resources.block_io is not None:
+        settings += version.block_io(resources.block_io)
+    for hugepages in resources.hugepage_limits:
+        settings += version.hugepages(hugepages)
+    if resources.network is not None:
+        settings += version.network(resources.network)
+    for device, rdma in resources.rdma.items():
+        settings.append(_rdma(device, rdma))
+    for file, value in resources.unified.items():
+        settings += _unified(file, value)
     return settings
-
-
-def refuse_untranslated(resources: Resources) -> None:
-    """Raises `LimitNotSupported` naming the first field that is set and has no translation."""
-    for group in _names_of(type(resources)):
-        value = getattr(resources, group)
-        if _is_unset(value):
-            continue
-        if group not in _TRANSLATED:
-            raise _untranslated(group)
-        for name in _names_of(type(value)):
-            if name not in _TRANSLATED[group] and not _is_unset(getattr(value, name)):
-                raise _untranslated(f"{group}.{name}")
 
 
 def swap_of(memory: Memory) -> int | None:
@@ -95,23 +87,38 @@ def number(name: str, value: int | None) -> int | None:
     return value
 
 
-_names: dict[type, tuple[str, ...]] = {}
+def refuse(limit: str, given: object, cause: str, remedy: str | None = None) -> None:
+    """Raises `LimitNotSupported` when `given` is set."""
+    if given is not None:
+        message = f"the limit {limit} cannot be enforced: {cause}"
+        raise LimitNotSupported(message, remedy=remedy or f"Leave out {limit}")
 
 
-def _names_of(cls: type) -> tuple[str, ...]:
-    names = _names.get(cls)
-    if names is None:
-        names = _names[cls] = tuple(field.name for field in fields(cls))
-    return names
+def check_hierarchy(memory: Memory) -> None:
+    """`use_hierarchy` has been always true on v2, and on v1 since Linux 5.11."""
+    if memory.use_hierarchy is False:
+        refuse("memory.use_hierarchy", False, "the kernel always counts the groups below as well")
 
 
-def _is_unset(value: Any) -> bool:
-    return value is None or value is False or (hasattr(value, "__len__") and len(value) == 0)
+def refuse_leaf_weights(io: BlockIO) -> None:
+    cause = "its only scheduler, CFQ, left the kernel in Linux 5.0"
+    refuse("block_io.leaf_weight", io.leaf_weight, cause)
+    for device in io.weight_device:
+        refuse("block_io.weight_device.leaf_weight", device.leaf_weight, cause)
 
 
-def _untranslated(name: str) -> LimitNotSupported:
-    return LimitNotSupported(
-        f"the limit {name} cannot be enforced: the cgroupfs driver sets "
-        + ", ".join(f"{group}.{field}" for group, names in _TRANSLATED.items() for field in sorted(names)) + " only",
-        remedy=f"Leave out {name}",
-    )
+def _rdma(device: str, limits: Rdma) -> Setting:
+    parts = [device]
+    for key, value in (("hca_handle", limits.hca_handles), ("hca_object", limits.hca_objects)):
+        if value is not None:
+            parts.append(f"{key}={value}")
+    return Setting("rdma", "rdma.max", " ".join(parts), f"rdma[{device}]")
+
+
+def _unified(file: str, text: str) -> list[Setting]:
+    """Files of controllers only: those of the group itself (`cgroup.procs`, `cgroup.freeze`) are the driver's. The
+    kernel takes one line at a time."""
+    controller, dot, rest = file.partition(".")
+    if not (controller and dot and rest) or "/" in file or "\0" in file or controller == "cgroup":
+        raise InvalidArgument(f"unified: {file!r} is not a file of a cgroup v2 controller, such as memory.high")
+    return [Setting(controller, file, line, f"unified[{file}]") for line in text.splitlines() or [""]]

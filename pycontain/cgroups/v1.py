@@ -2,48 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from typing import TYPE_CHECKING
 
 from pycontain.cgroups import files, parse
 from pycontain.cgroups.hierarchy import PARENT, Hierarchy
-from pycontain.cgroups.limits import Setting, Translation, number, swap_of
-
-if TYPE_CHECKING:
-    from pycontain.spec import CPU, Memory, Pids
-
-
-def _memory(memory: Memory) -> list[Setting]:
-    settings = []
-    limit = number("memory.limit", memory.limit)
-    reservation = number("memory.reservation", memory.reservation)
-    swap = swap_of(memory)
-    if limit is not None:
-        settings.append(Setting("memory", "memory.limit_in_bytes", str(limit), "memory.limit"))
-    if swap is not None:
-        both = -1 if swap == -1 or limit is None else limit + swap
-        implied = number("memory.swap", memory.swap) is None
-        settings.append(Setting("memory", "memory.memsw.limit_in_bytes", str(both), "memory.swap", implied))
-    if reservation is not None:
-        settings.append(Setting("memory", "memory.soft_limit_in_bytes", str(reservation), "memory.reservation"))
-    return settings
-
-
-def _cpu(cpu: CPU) -> list[Setting]:
-    wanted = (
-        ("cpu.shares", number("cpu.shares", cpu.shares), "cpu.shares"),
-        ("cpu.cfs_period_us", number("cpu.period", cpu.period), "cpu.period"),
-        ("cpu.cfs_quota_us", number("cpu.quota", cpu.quota), "cpu.quota"),
-    )
-    return [Setting("cpu", file, str(value), limit) for file, value, limit in wanted if value is not None]
-
-
-def _pids(pids: Pids) -> list[Setting]:
-    limit = number("pids.limit", pids.limit)
-    return [] if limit is None else [Setting("pids", "pids.max", "max" if limit == -1 else str(limit), "pids.limit")]
-
-
-TRANSLATION = Translation(_memory, _cpu, _pids)
 
 
 class LegacySubtree:
@@ -62,7 +25,27 @@ class LegacySubtree:
             os.mkdir(self.parent, 0o755)
         except FileExistsError:
             pass
+        self.fill(self.parent)
         self.ready = self.controllers
+
+    def fill(self, path: str) -> None:
+        """Gives a new group the processors and memory nodes of the one above it: without, it takes no process."""
+        if "cpuset" in self.controllers:
+            for name in ("cpuset.cpus", "cpuset.mems"):
+                if not (files.read_short(f"{path}/{name}") or "").strip():
+                    files.write(f"{path}/{name}", (files.read_short(f"{os.path.dirname(path)}/{name}") or "").strip())
+
+    def allow_realtime(self, path: str, runtime: int) -> None:
+        """Gives the parent as much time for real-time processes as the groups in it need, of which `path` will have
+        `runtime` microseconds a period. A new group has none (sched-rt-group.rst). Raises OSError."""
+        share = runtime / _number(f"{path}/cpu.rt_period_us")
+        for name in files.subdirectories(self.parent):
+            group = f"{self.parent}/{name}"
+            if group != path:
+                share += _number(f"{group}/cpu.rt_runtime_us") / _number(f"{group}/cpu.rt_period_us")
+        needed = math.ceil(share * _number(f"{self.parent}/cpu.rt_period_us"))
+        if _number(f"{self.parent}/cpu.rt_runtime_us") < needed:
+            files.write(f"{self.parent}/cpu.rt_runtime_us", str(needed))
 
     def forget(self) -> None:
         """The parent may be gone: the next group prepares it again."""
@@ -75,3 +58,7 @@ class LegacySubtree:
     def oom_kills(self, path: str) -> int:
         text = files.read_short(f"{path}/memory.oom_control")
         return 0 if text is None else parse.flat_keyed(text).get("oom_kill", 0)
+
+
+def _number(path: str) -> int:
+    return int(files.read(path))

@@ -4,67 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from pycontain.cgroups import files, parse
 from pycontain.cgroups.hierarchy import PARENT, Hierarchy
-from pycontain.cgroups.limits import Setting, Translation, number, swap_of
 from pycontain.cgroups.move import empty_into
 from pycontain.errors import LimitNotSupported
 
-if TYPE_CHECKING:
-    from pycontain.spec import CPU, Memory, Pids
-
 LEAF = "pycontain.task"  # where the processes of a group are once there are groups below it
-
-DEFAULT_PERIOD = 100_000  # microseconds, the kernel's
-
-
-def weight_of(shares: int) -> int:
-    """The v2 weight (1 to 10000) of v1 shares (2 to 262144), linear as runc and crun had it for years.
-
-    Their newer curve meets 1024 = 100 at the price of the proportions: 1:3 in shares would become 1:2.4.
-    """
-    return 1 + (min(max(shares, 2), 262144) - 2) * 9999 // 262142
-
-
-def _memory(memory: Memory) -> list[Setting]:
-    settings = []
-    limit = number("memory.limit", memory.limit)
-    reservation = number("memory.reservation", memory.reservation)
-    swap = swap_of(memory)
-    if limit is not None:
-        settings.append(Setting("memory", "memory.max", _maximum(limit), "memory.limit"))
-    if swap is not None:
-        implied = number("memory.swap", memory.swap) is None
-        settings.append(Setting("memory", "memory.swap.max", _maximum(swap), "memory.swap", implied))
-    if reservation is not None:
-        settings.append(Setting("memory", "memory.low", _maximum(reservation), "memory.reservation"))
-    return settings
-
-
-def _cpu(cpu: CPU) -> list[Setting]:
-    settings = []
-    shares = number("cpu.shares", cpu.shares)
-    quota, period = number("cpu.quota", cpu.quota), number("cpu.period", cpu.period)
-    if shares is not None:
-        settings.append(Setting("cpu", "cpu.weight", str(weight_of(shares)), "cpu.shares"))
-    if quota is not None or period is not None:
-        value = f"{_maximum(-1 if quota is None else quota)} {period or DEFAULT_PERIOD}"
-        settings.append(Setting("cpu", "cpu.max", value, "cpu.period" if quota is None else "cpu.quota"))
-    return settings
-
-
-def _pids(pids: Pids) -> list[Setting]:
-    limit = number("pids.limit", pids.limit)
-    return [] if limit is None else [Setting("pids", "pids.max", _maximum(limit), "pids.limit")]
-
-
-def _maximum(value: int) -> str:
-    return "max" if value == -1 else str(value)
-
-
-TRANSLATION = Translation(_memory, _cpu, _pids)
 
 
 class UnifiedSubtree:

@@ -211,7 +211,7 @@ def test_a_name_that_is_no_file_name_is_refused(machine, name):
     (Resources(memory=Memory(limit=MIB), cpu=CPU(quota=10)), "limit cpu.quota cannot be enforced: .* at least 1000"),
     (Resources(cpu=CPU(quota=5000, period=10)), "limit cpu.(period|quota) cannot be enforced: .* 1000 to 1000000"),
     (Resources(pids=Pids(limit=2**40)), "limit pids.limit cannot be enforced: .* Choose another value"),
-    (Resources(memory=Memory(swappiness=1)), "limit memory.swappiness cannot be enforced"),
+    (Resources(memory=Memory(kernel=MIB)), "limit memory.kernel cannot be enforced: .* Leave out"),
 ])
 def test_a_limit_that_is_refused_leaves_no_group(machine, resources, message):
     name = machine.new_name()
