@@ -39,6 +39,8 @@ KERNEL_FILE_SYSTEMS = frozenset((
     "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs",
     "tracefs",
 ))
+# Those that are known to work as the lower layer of an overlay: for them it need not be tried.
+PLAIN_FILE_SYSTEMS = frozenset(("btrfs", "ext4", "tmpfs", "xfs"))
 OWN_DIRECTORIES = ("/proc", "/sys", "/dev", "/run", "/tmp")
 
 # A directory with more entries and a mount in one of them is not put together from all of them in a user namespace:
@@ -123,7 +125,10 @@ class RootPlan:
             self._parts.append("root")
             self._assemble(path, path, mounts)
             return
-        self._overlay(path, "root", 0, info)
+        if _type_of(path, mounts) in PLAIN_FILE_SYSTEMS or stacks_under_overlay(path, self.user_namespace):
+            self._overlay(path, "root", 0, info)
+        else:
+            self._read_only(path, "root")
         self.steps.append(steps.attach("root", "root", root="scratch"))
         for index, mount in enumerate(_submounts(path, mounts), 1):
             self._submount(mount, path, index)
@@ -194,11 +199,14 @@ class RootPlan:
         if stat.S_ISDIR(info.st_mode) and not read_only and stacks_under_overlay(mount.mount_point):
             self._overlay(mount.mount_point, out, index, info)
         else:
-            self.sources += [
-                steps.tree(mount.mount_point, out, recursive=False),
-                steps.setattr_mount(out, MountAttr.RDONLY | MountAttr.NODEV, about=mount.mount_point),
-            ]
+            self._read_only(mount.mount_point, out)
         self.steps.append(steps.attach(out, target, root="root"))
+
+    def _read_only(self, path: str, out: str) -> None:
+        self.sources += [
+            steps.tree(path, out, recursive=False),
+            steps.setattr_mount(out, MountAttr.RDONLY | MountAttr.NODEV, about=path),
+        ]
 
     # ---- the mounts of the specification
 
@@ -275,6 +283,13 @@ def _as_mounted(path: str, info: os.stat_result) -> str:
         return real if os.path.samestat(os.stat(real), info) else path
     except OSError:  # a link of /proc, whose text need not be a name here
         return path
+
+
+def _type_of(path: str, mounts: Mapping[str, MountInfo]) -> str:
+    """The type of the file system that a directory is on."""
+    while path not in mounts and path != "/":
+        path = os.path.dirname(path)
+    return mounts[path].fs_type if path in mounts else ""
 
 
 def _topmost_mounts() -> dict[str, MountInfo]:
