@@ -10,6 +10,7 @@ from attrs import evolve, field, frozen
 
 from pycontain import defaults
 from pycontain.errors import InvalidArgument, TaskError
+from pycontain.limits import CPU_PERIOD, Limits, resources_with
 from pycontain.linux.namespaces import NamespaceType
 from pycontain.network import NetworkNamespace
 from pycontain.runtimes.compile import INIT, Compiled, compile_spec
@@ -17,15 +18,12 @@ from pycontain.runtimes.failure import no_descriptors
 from pycontain.runtimes.rootfs import COPY_ON_WRITE
 from pycontain.sizes import format_size, parse_size
 from pycontain.spec import (
-    CPU,
     ConsoleSize,
     FrozenMap,
     IDMapping,
     Linux,
-    Memory,
     Mount,
     Namespace,
-    Pids,
     Process,
     Resources,
     Rlimit,
@@ -37,7 +35,7 @@ from pycontain.streams import DEVNULL, PIPE, Stream, fill_standard_streams
 from pycontain.task import Task
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from pycontain.linux.plan import Plan
     from pycontain.linux.users import User as FoundUser
@@ -46,7 +44,6 @@ if TYPE_CHECKING:
     from pycontain.spec.choices import RlimitType
 
 Path = Union[str, "os.PathLike[str]"]
-CPU_PERIOD = 100_000  # microseconds, the kernel's default
 
 
 @frozen(repr=False)
@@ -189,31 +186,20 @@ class Container:
 
     # ---- limits
 
-    def with_limits(
-        self,
-        *,
-        memory: int | str | None = None,
-        cpus: float | None = None,
-        cpu_shares: int | None = None,
-        pids: int | None = None,
-    ) -> Self:
-        """Limits what all its processes may use together; a limit that is not named stays as it is.
+    def with_limits(self, **limits: Unpack[Limits]) -> Self:
+        """Limits what all its processes may use together, by the names of `Limits`; those not named stay as they are.
 
-        `memory` is in bytes or a text such as "256M", swap included; `cpus` is processors' worth of time (0.5 is half
-        of one); `cpu_shares` is the weight against others, 1024 is usual; `pids` is processes and threads.
+        The usual ones: `memory` in bytes or a text such as "256M", swap included; `cpus`, processors' worth of time
+        (0.5 is half of one); `pids`, processes and threads.
 
         Raises `InvalidArgument` for values that can never hold. A limit that this machine cannot enforce
         makes the start fail with `LimitNotSupported`.
         """
-        old = self._linux.resources or Resources()
-        new: dict[str, Any] = {}
-        if memory is not None:
-            new["memory"] = evolve(old.memory or Memory(), limit=parse_size(memory, "a memory limit"))
-        if cpus is not None or cpu_shares is not None:
-            new["cpu"] = _cpu(old.cpu or CPU(), cpus, cpu_shares)
-        if pids is not None:
-            new["pids"] = Pids(_positive(pids, "a limit of processes"))
-        return self._with_linux(resources=evolve(old, **new))
+        return self._with_linux(resources=resources_with(self._linux.resources, limits))
+
+    def with_resources(self, resources: Resources) -> Self:
+        """All cgroup settings as the OCI writes them, in place of those that are there."""
+        return self._with_linux(resources=resources)
 
     # ---- namespaces
 
@@ -472,24 +458,6 @@ def _absolute(path: Path) -> str:
     if not text.startswith("/"):
         raise InvalidArgument(f"the mount target {text!r} is not an absolute path")
     return "/" + text.lstrip("/")  # POSIX leaves it open what two slashes mean
-
-
-def _positive(number: int, what: str) -> int:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise InvalidArgument(f"{number!r} is not {what}: it must be a whole number of 1 or more")
-    return number
-
-
-def _cpu(old: CPU, cpus: float | None, shares: int | None) -> CPU:
-    if cpus is not None:
-        if isinstance(cpus, bool) or not isinstance(cpus, (int, float)) or not 0.01 <= cpus <= 100_000:
-            raise InvalidArgument(f"{cpus!r} is not a number of processors: it must be 0.01 or more")
-        old = evolve(old, quota=round(cpus * CPU_PERIOD), period=CPU_PERIOD)
-    if shares is not None:
-        if not 2 <= _positive(shares, "a number of cpu shares") <= 262144:
-            raise InvalidArgument(f"{shares} is not a number of cpu shares: they go from 2 to 262144")
-        old = evolve(old, shares=shares)
-    return old
 
 
 def _time_offset(seconds: float) -> TimeOffset:
