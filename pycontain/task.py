@@ -19,13 +19,16 @@ from pycontain.runtimes.native import NativeProcess
 from pycontain.streams import Plumbing, Stream
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from pycontain.cgroups import CgroupUsage
+    from pycontain.cgroups.oom import OomWatch
+    from pycontain.cgroups.stats import Stats
+    from pycontain.limits import Limits
     from pycontain.linux.pidfd import Ended
     from pycontain.runtimes.compile import Compiled
 
-State = Literal["created", "running", "ended"]
+State = Literal["created", "running", "paused", "ended"]
 
 POLL_LIMIT = 86400.0  # seconds: poll(2) counts milliseconds in an int
 KILL_LIMIT = 30.0  # seconds that a killed task may take to end: only a process stuck in the kernel needs more
@@ -54,6 +57,8 @@ class Task:
         self._waiters: threading.Event | None = None  # for a task that the monitor serves
         self._killed_for: Reason | None = None
         self._started = 0.0
+        self._paused = False
+        self._last_stats: Stats | None = None
 
     @property
     def pid(self) -> int:
@@ -65,9 +70,11 @@ class Task:
 
     @property
     def state(self) -> State:
-        """"created" (only while it starts), "running" or "ended"."""
+        """"created" (only while it starts), "running", "paused" or "ended"."""
         if self._ended:
             return "ended"
+        if self._paused:
+            return "paused"
         return "running" if self._started else "created"
 
     @property
@@ -117,6 +124,47 @@ class Task:
             except WaitTimeout:
                 pass
         return self.kill()
+
+    def pause(self) -> None:
+        """Stops all its processes by the freezer, which they cannot notice or refuse, until `resume`.
+
+        Raises `NotSupported` where there is no freezer, `TaskError` when the task has ended.
+        """
+        self._process.freeze(True)
+        self._paused = True
+
+    def resume(self) -> None:
+        """Lets a paused task go on. Without effect on one that is not paused."""
+        self._process.freeze(False)
+        self._paused = False
+
+    def update(self, **limits: Unpack[Limits]) -> None:
+        """Changes limits of the running task, by the names of `Limits`; those not named stay as they are.
+
+        Raises `LimitNotSupported` for a limit that cannot be enforced, or is below what is in use already;
+        `InvalidArgument` for values that can never hold.
+        """
+        from pycontain.limits import resources_with
+
+        self._process.update(resources_with(None, limits))
+
+    def stats(self) -> Stats:
+        """What it uses now. `stats.cpu.percent` counts from the call before, the first time from the start.
+
+        Raises `TaskError` when the task has ended: the totals are in its result.
+        """
+        now, before = self._process.stats(), self._last_stats
+        self._last_stats = now
+        if before is None:
+            return now.with_cpu_percent(self._started, 0.0)
+        return now.with_cpu_percent(before.taken, before.cpu.usage_time)
+
+    def watch_oom(self) -> OomWatch:
+        """Notices processes of the task that are killed for want of memory from now on: a context manager.
+
+        `wait(timeout)` tells how many; `fileno` and `events` are for poll or an event loop. No polling.
+        """
+        return self._process.watch_oom()
 
     def _kill(self, reason: Reason) -> None:
         if not self._ended:

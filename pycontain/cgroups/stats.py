@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from pycontain.cgroups import files, parse
 
@@ -26,6 +26,7 @@ class CpuStats:
         user_time, system_time: in programs and in the kernel.
         periods, throttled_periods, throttled_time: enforcement periods of a limit, those in which it was reached, and
             the seconds that processes were held back for; None without the cpu controller.
+        percent: use over a while before, 100 is one processor all the time; None where no while was asked about.
     """
 
     usage_time: float | None = None
@@ -34,6 +35,7 @@ class CpuStats:
     periods: int | None = None
     throttled_periods: int | None = None
     throttled_time: float | None = None
+    percent: float | None = None
 
 
 @frozen
@@ -143,11 +145,12 @@ class Stats:
     memory_pressure: Pressure | None
     io_pressure: Pressure | None
 
-    def cpu_percent(self, earlier: Stats) -> float | None:
-        """Processor use since `earlier`: 100 is one processor all the time. None where the times are not told."""
-        if self.cpu.usage_time is None or earlier.cpu.usage_time is None or self.taken <= earlier.taken:
-            return None
-        return 100 * (self.cpu.usage_time - earlier.cpu.usage_time) / (self.taken - earlier.taken)
+    def with_cpu_percent(self, since: float, usage_time: float | None) -> Stats:
+        """The same with `cpu.percent`, given the moment at which the group had used `usage_time`."""
+        if self.cpu.usage_time is None or usage_time is None or self.taken <= since:
+            return self
+        percent = 100 * (self.cpu.usage_time - usage_time) / (self.taken - since)
+        return evolve(self, cpu=evolve(self.cpu, percent=percent))
 
 
 @frozen

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pycontain.cgroups import Cgroup, CgroupDriver, CgroupUsage, detect
 from pycontain.errors import NotSupported, TaskError
@@ -17,7 +18,13 @@ from pycontain.runtimes.idmap import write_maps
 from pycontain.runtimes.launch import INIT_REPORT, Launch, Streams
 from pycontain.runtimes.sweep import sweep
 
+if TYPE_CHECKING:
+    from pycontain.cgroups.oom import OomWatch
+    from pycontain.cgroups.stats import Stats
+    from pycontain.spec import Resources
+
 SIGKILL = int(signal.SIGKILL)
+NO_CGROUP = "Run as root, or where a cgroup is delegated to this user"
 
 _driver: CgroupDriver | None = None
 _lock = threading.Lock()
@@ -40,6 +47,7 @@ class NativeProcess:
         self._compiled = compiled
         self._entry: owners.Entry | None = None
         self._init_report = -1
+        self._frozen = False
         self._lock = threading.Lock()
 
     def start(self, argv: Sequence[str], streams: Streams) -> None:
@@ -94,6 +102,40 @@ class NativeProcess:
         with self._lock:
             self._signal(signal.SIGKILL)
             self._kill_group()
+            if self._frozen and self.cgroup is not None:  # on v1 a frozen process dies when it is thawed
+                self.cgroup.thaw()
+
+    def freeze(self, frozen: bool) -> None:
+        """Stops all its processes, or lets them go on. Raises as `Cgroup.freeze` does."""
+        with self._lock:
+            group = self._group()
+            if frozen:
+                group.freeze()
+            else:
+                group.thaw()
+            self._frozen = frozen
+
+    def update(self, resources: Resources) -> None:
+        """Changes limits of the running container. Raises as `Cgroup.update` does."""
+        with self._lock:
+            self._group().update(resources)
+
+    def stats(self) -> Stats:
+        """The figures as they are now."""
+        with self._lock:
+            return self._group().stats()
+
+    def watch_oom(self) -> OomWatch:
+        """Notices kills for want of memory from now on."""
+        with self._lock:
+            return self._group().watch_oom()
+
+    def _group(self) -> Cgroup:
+        if self.pidfd < 0:
+            raise TaskError("the task does not run")
+        if self.cgroup is None:
+            raise NotSupported("the task has no cgroup", remedy=NO_CGROUP)
+        return self.cgroup
 
     def send_signal(self, number: int) -> None:
         """Sends a signal to the first process. Without effect when it has ended."""
