@@ -328,7 +328,8 @@ def _time_offsets(linux: Linux) -> str:
 def _refuse_unsupported(spec: Spec) -> None:
     """Every field of the specification that this runtime does not act on, so that none is passed over in silence."""
     process, linux = spec.process, spec.linux
-    present: list[tuple[str, object]] = [("hooks", spec.hooks)]
+    hooks = spec.hooks if spec.hooks is not None and spec.hooks != type(spec.hooks)() else None  # not an empty object
+    present: list[tuple[str, object]] = [("hooks", hooks)]
     if process is not None:
         present += [
             ("process.apparmorProfile", process.apparmor_profile), ("process.selinuxLabel", process.selinux_label),
