@@ -17,8 +17,6 @@ nox.needs_version = ">=2024.4"
 nox.options.sessions = ["lint", "types", "docs", "tests"]
 nox.options.error_on_missing_interpreters = False
 
-NATIVE_TESTS = Path("tests/native")
-
 
 def interpreters() -> list[str]:
     """The versions of Python that are here, those of pyenv included.
@@ -95,7 +93,7 @@ def seccomp(session: nox.Session) -> None:
 def sanitizers(session: nox.Session) -> None:
     """The C core under the address and undefined-behaviour sanitizers."""
     session.install("-e", ".[test]")
-    session.run(str(NATIVE_TESTS / "run_sanitizers.sh"), *session.posargs, external=True)
+    session.run("python", "tests/native/run_sanitizers.py", *session.posargs)
 
 
 @nox.session
