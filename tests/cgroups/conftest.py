@@ -33,6 +33,13 @@ class Machine:
         """The cgroup version that has the memory controller."""
         return 2 if self.driver.hierarchy == "v2" else 1
 
+    def needs(self, *controllers: str) -> None:
+        """Skips the test when one of these cannot be used here."""
+        for controller in controllers:
+            reason = self.driver.reason(controller)
+            if reason:
+                pytest.skip(f"no {controller} here: {reason.cause}")
+
     def new_name(self) -> str:
         return f"test-{os.getpid()}-{next(_numbers)}"
 
@@ -40,6 +47,12 @@ class Machine:
         group = self.driver.create(self.new_name(), resources, kill)
         self.groups.append(group)
         return group
+
+    def child(self, group: Cgroup, resources: Resources | None = None) -> Cgroup:
+        """A group below; it goes with its parent."""
+        child = group.child(f"child-{next(_numbers)}", resources)
+        self.groups.insert(0, child)
+        return child
 
     def popen(self, group: Cgroup, *argv: str) -> subprocess.Popen[bytes]:
         """A process that is in the group before it executes `argv`, put there through the group's descriptors."""
@@ -70,6 +83,7 @@ class Machine:
 
     def close(self) -> None:
         for group in self.groups:
+            group.thaw()
             group.kill()
         for process in self.started:
             process.communicate(timeout=30)
@@ -103,14 +117,8 @@ def _drivers() -> dict[str, CgroupfsDriver]:
 DRIVERS = _drivers()
 
 
-@pytest.fixture(params=list(DRIVERS))
-def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A machine on which memory, cpu and pids can be limited. Checks that no group, process or descriptor is left."""
-    driver = DRIVERS[request.param]
-    for controller in ("memory", "cpu", "pids"):
-        reason = driver.reason(controller)
-        if reason:
-            pytest.skip(f"no limits here: {reason.cause}")
+def _run(driver: CgroupDriver) -> Iterator[Machine]:
+    """Checks that no group, process or descriptor is left."""
     descriptors = os.listdir("/proc/self/fd")
     machine = Machine(driver)
     try:
@@ -119,6 +127,32 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         machine.close()
     assert not {name for name in driver.names() if name.startswith(f"test-{os.getpid()}-")}
     assert os.listdir("/proc/self/fd") == descriptors
+
+
+@pytest.fixture(params=list(DRIVERS))
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A machine on which memory, cpu and pids can be limited."""
+    driver = DRIVERS[request.param]
+    for controller in ("memory", "cpu", "pids"):
+        reason = driver.reason(controller)
+        if reason:
+            pytest.skip(f"no limits here: {reason.cause}")
+    yield from _run(driver)
+
+
+@pytest.fixture(params=["own", "unified"])
+def device_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A machine on which devices can be limited: by what it has, and by its v2 hierarchy alone."""
+    layout = read_layout()
+    if request.param == "unified":
+        if layout.kind != "hybrid":
+            pytest.skip("this machine has one kind of hierarchy only")
+        layout = Layout(tuple(h for h in layout.hierarchies if h.version == 2), layout.kernel)
+    driver = CgroupfsDriver(layout)
+    reason = driver.reason("devices")
+    if reason:
+        pytest.skip(f"no devices here: {reason.cause}")
+    yield from _run(driver)
 
 
 @pytest.fixture(scope="session", autouse=True)
