@@ -18,6 +18,9 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 
 #include "plan.h"
 #include "sys.h"
@@ -72,11 +75,22 @@ static void await_spawner(struct pc_arena *arena)
         pc_futex_wait(&arena->spawner, 1, 1000);
 }
 
+/* Neither the child nor the spawner returns from its functions, whose red zones stay poisoned. */
+static void unpoison_stacks(struct pc_arena *arena)
+{
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(arena->stacks, SPAWNER_STACK_SIZE + GUARD_SIZE + STACK_SIZE);
+#else
+    (void)arena;
+#endif
+}
+
 void pc_arena_free(struct pc_arena *arena)
 {
     if (!arena)
         return;
     await_spawner(arena);
+    unpoison_stacks(arena);
     munmap(arena, arena->mapped);
 }
 
@@ -195,6 +209,7 @@ int pc_start(struct pc_arena *arena, const void *plan, size_t plan_size, const v
         || (size_t)words->argc + words->envc + 2 > arena->pointers)
         return -EINVAL;
     await_spawner(arena);
+    unpoison_stacks(arena);
     arena->execution = (struct pc_execution){ plan, command, context, arena->vector, NULL };
     context->go = 0;
     context->failed = -1;
