@@ -42,6 +42,14 @@ def box(busybox_root: Path) -> Container:
 
 
 @pytest.fixture
+def public_path() -> Iterator[Path]:
+    """An empty directory that all users can reach, which is not so of `tmp_path`."""
+    with tempfile.TemporaryDirectory(prefix="pycontain-public-") as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
+
+
+@pytest.fixture
 def root_user() -> None:
     """For tests that have to be root."""
     if os.geteuid() != 0:

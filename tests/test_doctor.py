@@ -216,12 +216,10 @@ def test_few_descriptors_are_found() -> None:
 
 
 @needs_root
-def test_a_run_directory_of_others_is_refused(tmp_path: Path) -> None:
-    directory = tmp_path / "pycontain"
+def test_a_run_directory_of_others_is_refused(public_path: Path) -> None:
+    directory = public_path / "pycontain"
     directory.mkdir(mode=0o755)
-    for path in (tmp_path, *tmp_path.parents[:3]):
-        path.chmod(0o755)
-    report = examined("become_nobody(); os.environ['XDG_RUNTIME_DIR'] = sys.argv[1]", str(tmp_path))
+    report = examined("become_nobody(); os.environ['XDG_RUNTIME_DIR'] = sys.argv[1]", str(public_path))
     assert report["run directory"].state == "no"
     assert "must be a directory of user 65534 with mode 0700" in report["run directory"].detail
     assert "XDG_RUNTIME_DIR" in (report["run directory"].remedy or "")

@@ -298,24 +298,22 @@ def test_what_is_no_table_is_left_alone(directory: str) -> None:
 
 @needs_root
 @pytest.mark.parametrize("kind", ["mode", "owner", "link", "file"])
-def test_a_run_directory_that_others_could_write_to_is_refused(tmp_path: Path, kind: str) -> None:
-    for path in (tmp_path, *tmp_path.parents[:3]):
-        path.chmod(0o755)
-    target = tmp_path / "pycontain"
+def test_a_run_directory_that_others_could_write_to_is_refused(public_path: Path, kind: str) -> None:
+    target = public_path / "pycontain"
     if kind in ("mode", "owner"):
         target.mkdir(mode=0o700)
     if kind == "mode":
         os.chown(target, 65534, 65534)
         target.chmod(0o770)
     elif kind == "link":
-        (tmp_path / "elsewhere").mkdir(mode=0o700)
-        os.chown(tmp_path / "elsewhere", 65534, 65534)
+        (public_path / "elsewhere").mkdir(mode=0o700)
+        os.chown(public_path / "elsewhere", 65534, 65534)
         target.symlink_to("elsewhere")
     elif kind == "file":
         target.touch(mode=0o600)
         os.chown(target, 65534, 65534)
     code = "become_nobody(); os.environ['XDG_RUNTIME_DIR'] = sys.argv[1]; print(failure_of(Container.from_host()))"
-    text = run(code, str(tmp_path))
+    text = run(code, str(public_path))
     assert text == (
         f"the run directory {target} must be a directory of user 65534 with mode 0700\n"
         "Remove it, or set XDG_RUNTIME_DIR to another"
