@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         if not any(map(os.path.isabs, chosen)):
             chosen += [str(ROOT / "tests" / path) for path in SELECTION]
         command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
-        command += ["--deselect", str(ROOT / WITHOUT), *chosen]
+        command += ["--deselect", WITHOUT, *chosen]
         return subprocess.run(command, cwd=package, env={**os.environ, **environment(package)}).returncode
 
 
