@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from roots import with_this_python
+
 from pycontain import Container, Result, Task
 from pycontain.linux.mountinfo import MountInfo, parse
 from pycontain.linux.namespaces import NamespaceType
@@ -41,6 +43,7 @@ def sh(container: Container, script: str) -> str:
 
 def python(container: Container, program: str, *arguments: object) -> str:
     """What this very interpreter prints in the container, whose root is the host's. It has to end with status 0."""
+    container = with_this_python(container)
     result = container.run([sys.executable, "-c", program, *map(str, arguments)], timeout=LIMIT)
     assert result.ok, f"{result.describe()}\n{result.stdout!r}\n{result.stderr.decode()}"
     return result.text.removesuffix("\n")

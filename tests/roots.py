@@ -53,9 +53,9 @@ def _has_interpreter(path: str) -> bool:
     return any(head[start + i * size : start + i * size + 4] == b"\x03\0\0\0" for i in range(count))
 
 
-def host_with_this_python() -> Container:
-    """A clone of the host. The interpreter of the tests is there, also when it is in /tmp: a clone has another /tmp."""
-    host, prefix = Container.from_host(), sys.prefix
+def with_this_python(host: Container) -> Container:
+    """A clone of the host in which the interpreter of the tests is, also when that is in /tmp: a clone has another."""
+    prefix = sys.prefix
     return host.with_bind(prefix, prefix, read_only=True) if prefix.startswith("/tmp/") else host
 
 

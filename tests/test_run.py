@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from roots import host_with_this_python
+from roots import with_this_python
 
 from pycontain import Container, InvalidArgument, LimitNotSupported, ProcessFailed, Result
 from pycontain.runtimes.native import cgroup_driver
@@ -210,7 +210,7 @@ def test_the_host_as_root_has_its_programs_and_is_not_written_to(tmp_path: Path)
 
 
 def test_the_host_as_root_runs_the_same_interpreter() -> None:
-    result = host_with_this_python().run([sys.executable, "-c", "import sys, attrs; print(sys.version)"])
+    result = with_this_python(Container.from_host()).run([sys.executable, "-c", "import sys, attrs; print(sys.version)"])
     assert result.check().text == sys.version + "\n"
 
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from leftovers import children
-from roots import host_with_this_python
+from roots import with_this_python
 
 from pycontain import Container, InvalidArgument, ProcessFailed, TaskError, WaitTimeout
 from pycontain.linux.pidfd import send_signal
@@ -126,7 +126,7 @@ def test_stop_reaches_an_init_of_the_image_that_waits_for_signals(box: Container
     # as tini and dumb-init do
     program = "import signal; print('ready', flush=True); print(int(signal.sigwait([15])), flush=True)"
     block = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [15]);"
-    task = host_with_this_python().start([sys.executable, "-c", f"{block}{program}"])
+    task = with_this_python(Container.from_host()).start([sys.executable, "-c", f"{block}{program}"])
     wait_for_output(task, b"ready")
     result = task.stop(timeout=60)
     assert (result.reason, result.exit_code, result.stdout) == ("exited", 0, b"ready\n15\n")
