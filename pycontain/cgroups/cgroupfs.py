@@ -41,8 +41,8 @@ class Limits(NamedTuple):
 
 
 class CgroupfsDriver:
-    """See the protocol `CgroupDriver`. Holds no descriptors; what it remembers is only what it made sure of before, and
-    is made sure of again when the kernel says otherwise."""
+    """See the protocol `CgroupDriver`. Holds no descriptors but that of a device program; what it remembers is only
+    what it made sure of before, and is made sure of again when the kernel says otherwise."""
 
     name = "cgroupfs"
 
@@ -66,7 +66,8 @@ class CgroupfsDriver:
         self._last: tuple[Resources, Limits] | None = None  # a container that is started again has the same resources
         self._lock = threading.Lock()  # for what changes running groups; making one needs none
         self._wanted: dict[tuple[frozenset[str], bool], Wanted] = {}
-        self._device_programs: bool | None = None
+        self._can_load: bool | None = None  # device programs
+        self._program: devices.Program | None = None  # the last one
 
     @property
     def controllers(self) -> frozenset[str]:
@@ -82,7 +83,7 @@ class CgroupfsDriver:
 
     def create(self, name: str, resources: Resources | None, kill: bool = False) -> CgroupfsGroup:
         _check_name(name)
-        limits = self._limits(resources)
+        limits = self.limits(resources)
         wanted = self._wanted.get((limits.controllers, kill))
         if wanted is None:
             wanted = self._wanted[limits.controllers, kill] = self._choose(limits.controllers, kill)
@@ -100,7 +101,7 @@ class CgroupfsDriver:
     def create_child(self, parent: CgroupfsGroup, name: str, resources: Resources | None) -> CgroupfsGroup:
         """Makes a group below a running one, in all hierarchies in which that is (`Cgroup.child`)."""
         _check_name(name)
-        limits = self._limits(resources)
+        limits = self.limits(resources)
         with self._lock:
             self._join_all(parent, limits.controllers)
             if self._unified in parent.subtrees:
@@ -136,7 +137,7 @@ class CgroupfsDriver:
         cpu = resources.cpu
         if cpu is not None and cpu.period and not cpu.quota:
             raise InvalidArgument("cpu.period alone does not change a running group: give cpu.quota with it")
-        limits = self._limits(resources)
+        limits = self.limits(resources)
         with self._lock:
             self._join_all(group, limits.controllers)
         if resources.memory is not None and resources.memory.check_before_update:
@@ -165,6 +166,7 @@ class CgroupfsDriver:
                 if error.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT):
                     raise CgroupError(f"{subtree.parent} cannot be removed", errno=error.errno) from error
             subtree.forget()
+        self._program = None
 
     def _choose_translation(self) -> Translation:
         def version(controller: str, other: str = "") -> Translation:
@@ -177,8 +179,8 @@ class CgroupfsDriver:
             version("io", "blkio").block_io, version("hugetlb").hugepages, version("net_cls", "net_prio").network,
         )
 
-    def _limits(self, resources: Resources | None) -> Limits:
-        """Raises before anything is made when one of the limits cannot be enforced."""
+    def limits(self, resources: Resources | None) -> Limits:
+        """What `resources` come to here. Raises before anything is made when one of the limits cannot be enforced."""
         if resources is None:
             return Limits()
         last = self._last
@@ -220,13 +222,14 @@ class CgroupfsDriver:
         return frozenset(("devices",))
 
     def _devices_subtree(self) -> Subtree | None:
-        """Where devices are limited: by the v1 controller, else by a program on the v2 group."""
-        legacy = self._of.get("devices")
-        if legacy or self._unified is None:
-            return legacy
-        if self._device_programs is None:
-            self._device_programs = devices.can_load()
-        return self._unified if self._device_programs else None
+        """Where devices are limited: by a program on the v2 group, also on a hybrid machine, else by the v1 controller,
+        which costs three times as much and cannot have every list of rules."""
+        if self._unified:
+            if self._can_load is None:
+                self._can_load = devices.can_load()
+            if self._can_load:
+                return self._unified
+        return self._of.get("devices")
 
     def _subtree(self, controller: str) -> Subtree:
         subtree = self._devices_subtree() if controller == "devices" else self._of[controller]
@@ -333,9 +336,15 @@ class CgroupfsDriver:
 
     def _apply_devices(self, group: CgroupfsGroup, rules: tuple[DeviceRule, ...]) -> None:
         subtree = self._subtree("devices")
-        apply = devices.apply_unified if subtree.version == 2 else devices.apply_legacy
+        path = group.path_in(subtree)
         try:
-            apply(group.path_in(subtree), rules)
+            if subtree.version == 1:
+                devices.apply_legacy(path, rules)
+                return
+            program = self._program
+            if program is None or program.rules is not rules:
+                program = self._program = devices.Program(rules)
+            program.attach(path)
         except OSError as error:
             raise devices.refused(error, subtree.version) from error
 

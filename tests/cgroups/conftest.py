@@ -125,6 +125,7 @@ def _run(driver: CgroupDriver) -> Iterator[Machine]:
         yield machine
     finally:
         machine.close()
+        driver.remove_parent_if_empty()
     assert not {name for name in driver.names() if name.startswith(f"test-{os.getpid()}-")}
     assert os.listdir("/proc/self/fd") == descriptors
 
@@ -140,15 +141,10 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     yield from _run(driver)
 
 
-@pytest.fixture(params=["own", "unified"])
+@pytest.fixture(params=list(DRIVERS))
 def device_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A machine on which devices can be limited: by what it has, and by its v2 hierarchy alone."""
-    layout = read_layout()
-    if request.param == "unified":
-        if layout.kind != "hybrid":
-            pytest.skip("this machine has one kind of hierarchy only")
-        layout = Layout(tuple(h for h in layout.hierarchies if h.version == 2), layout.kernel)
-    driver = CgroupfsDriver(layout)
+    """A machine on which devices can be limited."""
+    driver = DRIVERS[request.param]
     reason = driver.reason("devices")
     if reason:
         pytest.skip(f"no devices here: {reason.cause}")
