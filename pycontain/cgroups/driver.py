@@ -1,4 +1,4 @@
-"""What a cgroup driver is: the protocol that `cgroupfs` fulfils and others will, and its values.
+"""What a cgroup driver is: the protocol that `cgroupfs` and `systemd` fulfil, and its values.
 
 A driver makes one group for a task before its process exists, and the process is born into it: the caller passes
 `into_fd` to clone3 (v2) and lets the child write "0" to each of `attach_fds` (v1), then calls `close_fds`. Nobody
@@ -57,6 +57,12 @@ class Cgroup(Protocol):
     @property
     def attach_fds(self) -> tuple[int, ...]:
         """Descriptors of the v1 `tasks` files, to each of which the child writes "0". Empty on v2 or once closed."""
+
+    def adopt(self, pid: int) -> None:
+        """Puts a process that is held back into the group where its birth could not: an unprivileged user may not move
+        out of a login session, but systemd does it. To be called for every first process before it goes on; most often
+        there is nothing to do. Raises `CgroupError`.
+        """
 
     def close_fds(self) -> None:
         """Closes `into_fd` and `attach_fds`. May be called again."""
@@ -130,7 +136,7 @@ class CgroupDriver(Protocol):
 
     @property
     def name(self) -> str:
-        """`cgroupfs`."""
+        """`cgroupfs` or `systemd`."""
 
     @property
     def hierarchy(self) -> str:

@@ -47,6 +47,9 @@ class CgroupfsGroup:
     def path_in(self, subtree: Subtree) -> str:
         return f"{subtree.parent}/{self.name}"
 
+    def adopt(self, pid: int) -> None:
+        """Nothing: the process is in the group from its birth or has put itself there."""
+
     def close_fds(self) -> None:
         fds = self.attach_fds if self.into_fd is None else (*self.attach_fds, self.into_fd)
         self.attach_fds, self.into_fd = (), None

@@ -25,7 +25,7 @@ _DELEGATE_REMEDY = (
 
 
 class Hierarchy(NamedTuple):
-    """One mounted hierarchy. Groups are made in `base`/pycontain."""
+    """One mounted hierarchy. Groups are made in `base`/`parent`."""
 
     version: int
     base: str
@@ -38,6 +38,7 @@ class Hierarchy(NamedTuple):
     """Why no group can be made in `base`."""
     controllers_obstacle: Reason | None = None
     """Why groups in `base` can have no other controllers than `usable`."""
+    parent: str = PARENT
 
 
 class Layout(NamedTuple):
@@ -101,7 +102,7 @@ def read_layout() -> Layout:
         return Layout()
     found: dict[frozenset[str], Hierarchy] = {}
     for mount in mounts:
-        if mount.file_system not in ("cgroup", "cgroup2") or not _is_visible(mount):
+        if mount.file_system not in ("cgroup", "cgroup2") or not is_visible(mount):
             continue
         if mount.file_system == "cgroup2":
             key, hierarchy = frozenset({""}), _unified(mount, own.get("", "/"))
@@ -114,7 +115,7 @@ def read_layout() -> Layout:
     return Layout(tuple(found.values()), kernel)
 
 
-def _is_visible(mount: parse.Mount) -> bool:
+def is_visible(mount: parse.Mount) -> bool:
     """Whether the mount point shows this mount, and not another that was mounted over it later."""
     try:
         return os.stat(mount.mount_point).st_dev == os.makedev(mount.major, mount.minor)

@@ -6,7 +6,7 @@ import math
 import os
 
 from pycontain.cgroups import files, parse
-from pycontain.cgroups.hierarchy import PARENT, Hierarchy
+from pycontain.cgroups.hierarchy import Hierarchy
 
 
 class LegacySubtree:
@@ -15,7 +15,7 @@ class LegacySubtree:
     version = 1
 
     def __init__(self, hierarchy: Hierarchy) -> None:
-        self.parent = f"{hierarchy.base}/{PARENT}"
+        self.parent = f"{hierarchy.base}/{hierarchy.parent}"
         self.controllers = hierarchy.usable
         self.ready: frozenset[str] | None = None  # the controllers with which groups in the parent can be made
 

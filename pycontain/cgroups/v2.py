@@ -6,7 +6,7 @@ import errno
 import os
 
 from pycontain.cgroups import files, parse
-from pycontain.cgroups.hierarchy import PARENT, Hierarchy
+from pycontain.cgroups.hierarchy import Hierarchy
 from pycontain.cgroups.move import empty_into
 from pycontain.errors import LimitNotSupported
 
@@ -20,7 +20,7 @@ class UnifiedSubtree:
 
     def __init__(self, hierarchy: Hierarchy) -> None:
         self.base = hierarchy.base
-        self.parent = f"{hierarchy.base}/{PARENT}"
+        self.parent = f"{hierarchy.base}/{hierarchy.parent}"
         self.controllers = hierarchy.usable
         self.ready: frozenset[str] | None = None
 
@@ -51,19 +51,19 @@ class UnifiedSubtree:
         return sum(parse.flat_keyed(text).get("oom_kill", 0) for text in texts if text is not None)
 
 
-def give(group: str, controllers: frozenset[str] | set[str]) -> None:
-    """Enables `controllers` for the groups below a running group, whose processes move to the group `LEAF` below it.
+def give(group: str, controllers: frozenset[str] | set[str], leaf: str = LEAF) -> None:
+    """Enables `controllers` for the groups below a running group, whose processes move to the group `leaf` below it.
 
     Not from the beginning, since that would cost every start a group more. Raises OSError, and `CgroupError`.
     """
     if controllers.issubset(files.read(f"{group}/cgroup.subtree_control").split()):
         return
-    leaf = f"{group}/{LEAF}"
+    path = f"{group}/{leaf}"
     try:
-        os.mkdir(leaf, 0o755)
+        os.mkdir(path, 0o755)
     except FileExistsError:
         pass
-    empty_into(leaf, group)
+    empty_into(path, group)
     _enable(group, frozenset(controllers))
 
 
