@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,17 @@ from leftovers import cgroups_of, with_argument
 
 from pycontain.runtimes import owner as owners
 
+# Prints `up` and waits, and handles no signal. A shell that executes it would handle some until then.
+WAIT = ("tail", "-f", "/up")
+
 
 class Running:
     """`pycontain run` of a shell script in busybox, once it has printed `up`. It must have gone at the end."""
 
-    def __init__(self, root: Path, script: str, *options: str) -> None:
+    def __init__(self, root: Path, script: str | Sequence[str], *options: object) -> None:
         self.word = marker()
-        self.process = start_cli("run", *options, "--rootfs", root, "--", "sh", "-c", script, self.word)
+        command = ["sh", "-c", script, self.word] if isinstance(script, str) else [*script]
+        self.process = start_cli("run", *options, "-e", f"WORD={self.word}", "--rootfs", root, "--", *command)
         assert self.process.stdout is not None
         self.stdout = self.process.stdout
         assert self.stdout.readline() == b"up\n"
@@ -43,16 +48,27 @@ class Running:
         assert wait_until_gone(self.word) == []
 
 
+@pytest.fixture
+def up(tmp_path: Path) -> Sequence[str]:
+    """The option that puts the file for `WAIT` into a container."""
+    (tmp_path / "up").write_text("up\n")
+    return "-v", f"{tmp_path}/up:/up"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_a_signal_ends_a_program_that_does_not_handle_it(busybox_root: Path, number: signal.Signals) -> None:
-    with Running(busybox_root, "echo up; exec sleep 100") as running:
+def test_a_signal_ends_a_program_that_does_not_handle_it(
+    busybox_root: Path, up: Sequence[str], number: signal.Signals
+) -> None:
+    with Running(busybox_root, WAIT, *up) as running:
         running.process.send_signal(number)
         assert running.process.wait(30) == 128 + number
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_a_signal_ends_a_program_below_the_init(busybox_root: Path, number: signal.Signals) -> None:
-    with Running(busybox_root, "echo up; exec sleep 100", "--init") as running:
+def test_a_signal_ends_a_program_below_the_init(
+    busybox_root: Path, up: Sequence[str], number: signal.Signals
+) -> None:
+    with Running(busybox_root, WAIT, "--init", *up) as running:
         running.process.send_signal(number)
         assert running.process.wait(30) == 128 + number
 
@@ -87,8 +103,10 @@ def test_the_second_interrupt_kills_a_program_that_ignores_the_first(busybox_roo
         assert running.process.wait(30) == 130
 
 
-def test_the_user_signals_do_not_end_a_program_that_does_not_handle_them(busybox_root: Path) -> None:
-    with Running(busybox_root, "echo up; sleep 100") as running:
+def test_the_user_signals_do_not_end_a_program_that_does_not_handle_them(
+    busybox_root: Path, up: Sequence[str]
+) -> None:
+    with Running(busybox_root, WAIT, *up) as running:
         running.process.send_signal(signal.SIGUSR1)
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(30) == 143

@@ -42,6 +42,7 @@ def test_a_shell_has_job_control(busybox_root: Path) -> None:
         console.expect("Stopped")
         console.type("fg\r")
         console.expect("sleep 100")
+        _wait_for_child(console, "sleep 100")
         console.type("\x03")
         console.expect(PROMPT)
         console.type("echo status $?\r")
@@ -98,8 +99,8 @@ def test_ctrl_c_reaches_a_program_that_handles_it(busybox_root: Path) -> None:
 @pytest.mark.parametrize("options", [(), ("--init",)])
 def test_ctrl_c_ends_a_program_that_does_not_handle_it(busybox_root: Path, options: tuple[str, ...]) -> None:
     """Also as process 1, which the kernel's own signal does not reach."""
-    with Console("run", "-it", *options, "--rootfs", busybox_root, "sh", "-c", "echo up; exec sleep 100") as console:
-        console.expect("up")
+    with Console("run", "-it", *options, "--rootfs", busybox_root, "tail", "-f", "/etc/passwd") as console:
+        console.expect("root:")
         console.type("\x03")
         assert console.finish() == 130
 
@@ -140,9 +141,9 @@ def test_the_terminal_is_raw_meanwhile_and_as_it_was_afterwards(busybox_root: Pa
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_the_terminal_is_as_it_was_after_a_signal(busybox_root: Path, number: signal.Signals) -> None:
-    with Console("run", "-it", "--rootfs", busybox_root, "sh", "-c", "echo up; exec sleep 100") as console:
+    with Console("run", "-it", "--rootfs", busybox_root, "tail", "-f", "/etc/passwd") as console:
         before = settings_of(console)
-        console.expect("up")
+        console.expect("root:")
         console.process.send_signal(number)
         assert console.finish() == 128 + number
         assert settings_of(console) == before
