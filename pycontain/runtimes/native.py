@@ -94,6 +94,8 @@ class NativeProcess:
         else:
             self._entry.clear_process()
         self.pid, self.pidfd = pid, pidfd
+        if pid and self.cgroup is not None:
+            self.cgroup.adopt(pid)
         if pid and self._compiled.uid_map:
             write_maps(pid, self._compiled.uid_map, self._compiled.gid_map)
 
