@@ -302,12 +302,16 @@ class Container:
 
         The streams are as for `run`; what is captured is in the result of `Task.wait`. Raises as `run` does.
         """
-        from pycontain.monitor import watch
+        from pycontain.monitor import cancel, watch
 
         _check_encoding(encoding, errors)
         task = Task(self._compile(), argv, encoding, errors)
-        task._start(stdin, stdout, stderr, None)
-        watch(task)
+        try:
+            task._start(stdin, stdout, stderr, None)
+            watch(task)
+        except BaseException:  # Ctrl-C may come between the two
+            cancel(task)
+            raise
         return task
 
     def start_terminal(self, argv: Sequence[str], *, rows: int = 24, columns: int = 80) -> tuple[Task, int]:
@@ -315,12 +319,16 @@ class Container:
 
         Returns the task and the descriptor of the terminal's other end, which the caller closes.
         """
-        from pycontain.monitor import watch
+        from pycontain.monitor import cancel, watch
 
         compiled = self._compile(ConsoleSize(rows, columns))
         task = Task(compiled, argv, "utf-8", "strict")
-        terminal = task._start_terminal()
-        watch(task)
+        try:
+            terminal = task._start_terminal()
+            watch(task)
+        except BaseException:
+            cancel(task)
+            raise
         return task, terminal
 
     # ---- what it compiles to

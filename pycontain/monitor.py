@@ -5,6 +5,7 @@ It exists only while there is such a task.
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
 import threading
@@ -30,57 +31,61 @@ class Monitor:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._epoll: select.epoll | None = None
-        self._thread: threading.Thread | None = None
         self._by_fd: dict[int, _Watched] = {}
         self._count = 0
 
     def watch(self, task: Task) -> None:
-        """Takes over a task that has just been started. When it cannot, the task is ended."""
+        """Takes over a task that has just been started. After an error the caller has to `cancel` it."""
         task._waiters = threading.Event()
         watched = _Watched(task, task.pidfd)
         try:
             with self._lock:
                 self._add(watched)
         except OSError as error:
-            task._abort()
             raise no_descriptors(error) from None
         except RuntimeError as error:
-            task._abort()
             raise NotSupported(f"there can be no thread to watch the task: {error}", remedy=PROCESSES) from None
-        except BaseException:  # Ctrl-C: the thread may run by now, and collects the task
+
+    def cancel(self, task: Task) -> None:
+        """Ends a task whose start was interrupted, before or after it was watched."""
+        with self._lock:
+            watched = task.pidfd in self._by_fd
+        if watched:  # the thread collects it
             task._process.kill()
-            raise
+        else:
+            task._abort()
 
     def _add(self, watched: _Watched) -> None:
         """All of it, or after an error nothing."""
+        new = self._epoll is None
         epoll = self._epoll or select.epoll()
         self._epoll, self._count = epoll, self._count + 1
         try:
             for fd, events in ((watched.pidfd, select.EPOLLIN), *watched.task._plumbing.waiting()):
-                epoll.register(fd, events)
                 watched.fds.add(fd)
                 self._by_fd[fd] = watched
-            if not self._runs():
-                self._thread = threading.Thread(target=self._run, args=(epoll,), name="pycontain-monitor", daemon=True)
-                self._thread.start()
-        except Exception:
+                epoll.register(fd, events)
+            if new:
+                # not threading.Thread, whose start waits for the thread: Ctrl-C would come there most of the time
+                _thread.start_new_thread(self._run, (epoll,))
+        except BaseException:  # Ctrl-C too
             self._count -= 1
             self._forget(epoll, watched)
-            if not self._count and not self._runs():
+            if not self._count:
                 epoll.close()
-                self._epoll = self._thread = None
+                self._epoll = None
             raise
-
-    def _runs(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
 
     def _forget(self, epoll: select.epoll, watched: _Watched) -> None:
         for fd in watched.fds:
-            epoll.unregister(fd)
-            del self._by_fd[fd]
+            self._by_fd.pop(fd, None)
+            try:
+                epoll.unregister(fd)
+            except FileNotFoundError:  # an error came before it was registered
+                pass
 
     def _run(self, epoll: select.epoll) -> None:
-        while True:
+        while not self._is_over(epoll):
             for fd, _ in epoll.poll(maxevents=64):
                 with self._lock:
                     watched = self._by_fd.get(fd)
@@ -90,11 +95,15 @@ class Monitor:
                     self._finish(epoll, watched)
                 else:
                     self._serve(epoll, watched, fd)
-            with self._lock:
-                if self._count == 0:
-                    epoll.close()
-                    self._epoll = self._thread = None
-                    return
+
+    def _is_over(self, epoll: select.epoll) -> bool:
+        with self._lock:
+            if self._epoll is not epoll:  # it was given up, by Ctrl-C while this thread was started
+                return True
+            if self._count == 0:
+                epoll.close()
+                self._epoll = None
+            return self._count == 0
 
     def _serve(self, epoll: select.epoll, watched: _Watched, fd: int) -> None:
         with self._lock:  # a descriptor that is closed may be another's at once
@@ -116,6 +125,11 @@ _monitor = Monitor()
 def watch(task: Task) -> None:
     """Lets this process's monitor serve and collect a task."""
     _monitor.watch(task)
+
+
+def cancel(task: Task) -> None:
+    """Ends a task whose start was interrupted."""
+    _monitor.cancel(task)
 
 
 def _after_fork() -> None:

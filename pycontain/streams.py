@@ -50,9 +50,9 @@ class Capture:
                 self.close()
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def value(self) -> bytes:
         return b"".join(self.chunks)
@@ -79,12 +79,12 @@ class Feed:
         return True
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
-@define
+@define(eq=False)
 class Plumbing:
     """The three streams of one task. `close_theirs` after the start, `close` at the end."""
 
@@ -102,6 +102,7 @@ class Plumbing:
             raise InvalidArgument("a pipe to standard input needs `input`", remedy="Pass bytes, or a file object")
         # all three before anything is opened here, which would get the number of one that the caller has closed
         given = [_descriptor(stream, fd) for fd, stream in enumerate((stdin, stdout, stderr))]
+        _open.add(self)
         self.streams.stdin = self._feed(data) if data is not None else self._or_null(given[0], os.O_RDONLY)
         self.streams.stdout = self._capture(self.stdout) if stdout == PIPE else self._or_null(given[1], os.O_WRONLY)
         if stderr == STDOUT:
@@ -146,6 +147,7 @@ class Plumbing:
         self.close_theirs()
         for end in (self.feed, self.stdout, self.stderr):
             end.close()
+        _open.discard(self)
 
     def waiting(self) -> Iterator[tuple[int, int]]:
         """The descriptors to poll, with the events."""
@@ -167,6 +169,18 @@ class Plumbing:
         self.feed.close()
         self.stdout.drain()
         self.stderr.drain()
+
+
+_open: set[Plumbing] = set()
+
+
+def _after_fork() -> None:
+    """A child of os.fork must not hold the pipes: a command would wait for the end of its input for its life."""
+    for plumbing in tuple(_open):
+        plumbing.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _descriptor(stream: Stream, inherited: int) -> int:

@@ -57,6 +57,7 @@ class Task:
         self._waiters: threading.Event | None = None  # for a task that the monitor serves
         self._killed_for: Reason | None = None
         self._started = 0.0
+        self._owner = os.getpid()
         self._paused = False
         self._last_stats: Stats | None = None
 
@@ -87,6 +88,7 @@ class Task:
 
         `timeout` is in seconds. Raises `WaitTimeout` when it is over; the task goes on.
         """
+        self._check_owner()
         limit = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
         if not self._ended and self._waiters is not None and not self._waiters.wait(limit):
             raise WaitTimeout(f"{self!r} has not ended within {timeout} s")
@@ -101,6 +103,7 @@ class Task:
 
         As process 1 of its pid namespace it gets only signals that it handles, see pid_namespaces(7).
         """
+        self._check_owner()
         _check_signal(number)
         self._process.send_signal(number)
 
@@ -114,6 +117,7 @@ class Task:
 
         A process 1 that does not handle `signal` never gets it: it is killed without delay.
         """
+        self._check_owner()
         _check_signal(signal)
         if self._ended:
             return self.wait()
@@ -166,6 +170,10 @@ class Task:
         """
         return self._process.watch_oom()
 
+    def _check_owner(self) -> None:
+        if not self._ended and self._owner != os.getpid():
+            raise TaskError(f"{self!r} belongs to the process {self._owner}, from which this one was forked")
+
     def _kill(self, reason: Reason) -> None:
         if not self._ended:
             self._killed_for = self._killed_for or reason
@@ -197,7 +205,7 @@ class Task:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._ended:
+        if not self._ended and self._owner == os.getpid():
             self.kill()
 
     def __repr__(self) -> str:

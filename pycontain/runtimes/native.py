@@ -28,6 +28,7 @@ NO_CGROUP = "Run as root, or where a cgroup is delegated to this user"
 
 _driver: CgroupDriver | None = None
 _lock = threading.Lock()
+_live: set[NativeProcess] = set()
 
 
 class NativeProcess:
@@ -80,6 +81,7 @@ class NativeProcess:
     def _prepare(self) -> None:
         """The place in the table, and the cgroup: in this order, so that a later process finds the cgroup."""
         driver = cgroup_driver()
+        _live.add(self)
         self._entry = owners.current().reserve()
         cgroup = driver.create(self._entry.name, self._compiled.resources, kill=self._compiled.kill_group)
         self.cgroup = cgroup if cgroup.paths else None
@@ -152,14 +154,17 @@ class NativeProcess:
             try:
                 self._kill_group()
                 self._entry.clear_process()
-                ended = wait(self.pidfd)
+                ended = _wait(self.pidfd)
                 if ended is None:
                     raise TaskError("the process has not ended")
                 if self._init_report >= 0:
                     ended = _as_init_reported(ended, self._init_report)
-                return ended, self._usage(ended)
-            finally:
-                self._remove()
+                used = self._usage(ended)
+            except BaseException:  # Ctrl-C too: it may not have been reaped
+                self._end()
+                raise
+            self._remove()
+            return ended, used
 
     def _usage(self, ended: Ended) -> CgroupUsage:
         if self.cgroup is None:
@@ -170,16 +175,21 @@ class NativeProcess:
     def abort(self) -> None:
         """Ends and removes whatever there is, from any state. May be called again."""
         with self._lock:
-            self._signal(signal.SIGKILL)
-            self._kill_group()
-            if self._entry is not None:
-                self._entry.clear_process()
-            if self.pidfd >= 0:
-                try:
-                    wait(self.pidfd)
-                except ChildProcessError:
-                    pass
-            self._remove()
+            self._end()
+
+    def _end(self) -> None:
+        if self._entry is not None and self.cgroup is None and _driver is not None:
+            self.cgroup = _driver.open(self._entry.name)  # Ctrl-C may have come while it was made
+        self._signal(signal.SIGKILL)
+        self._kill_group()
+        if self._entry is not None:
+            self._entry.clear_process()
+        if self.pidfd >= 0:
+            try:
+                wait(self.pidfd)
+            except ChildProcessError:
+                pass
+        self._remove()
 
     def _signal(self, number: int) -> None:
         if self.pidfd >= 0:
@@ -193,17 +203,38 @@ class NativeProcess:
         if self._compiled.kill_group and self.cgroup is not None:
             self.cgroup.kill()
 
-    def _remove(self) -> None:
-        for fd in (self.pidfd, self._init_report):
+    def disown(self) -> None:
+        """In a child of os.fork: the process is the parent's."""
+        self.cgroup = self._entry = None
+        self._lock = threading.Lock()
+        self._close()
+
+    def _close(self) -> None:
+        descriptors = self.pidfd, self._init_report
+        self.pid, self.pidfd, self._init_report = 0, -1, -1
+        for fd in descriptors:
             if fd >= 0:
                 os.close(fd)
-        self.pid, self.pidfd, self._init_report = 0, -1, -1
+
+    def _remove(self) -> None:
+        self._close()
         if self.cgroup is not None:
             self.cgroup.remove()
             self.cgroup = None
         if self._entry is not None:
             self._entry.release()
             self._entry = None
+        _live.discard(self)
+
+
+def _wait(pidfd: int) -> Ended | None:
+    try:
+        return wait(pidfd)
+    except ChildProcessError:
+        raise TaskError(
+            "the end of the task is not known: somebody else has taken the exit status of this process's child",
+            remedy="Do not ignore SIGCHLD, and wait for the children of other code one by one, not for any (wait(2))",
+        ) from None
 
 
 def _as_init_reported(ended: Ended, report: int) -> Ended:
@@ -233,11 +264,23 @@ def cgroup_driver() -> CgroupDriver:
 
 
 def _at_exit() -> None:
-    owner = owners.existing()
-    if owner is not None and owner.pid == os.getpid():
-        owner.close()
-        if _driver is not None:
-            _driver.remove_parent_if_empty()
+    """Ends what still runs, and removes this process's table, without which nobody would sweep what is left."""
+    for process in tuple(_live):
+        process.abort()
+    owners.close()
+    if _driver is not None:
+        _driver.remove_parent_if_empty()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for process in _live:
+        process.disown()
+    _live.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _kill_file(cgroup: Cgroup) -> str:

@@ -196,6 +196,8 @@ class Owner:
             raise start_failed(failure, plan, argv, []) from None
         try:
             wait(pidfd)  # it has forked, so that it is no child of ours
+        except ChildProcessError:  # somebody waits for any child, or SIGCHLD is ignored
+            pass
         finally:
             os.close(pidfd)
 
@@ -322,8 +324,13 @@ def current() -> Owner:
         return _current
 
 
-def existing() -> Owner | None:
-    return _current
+def close() -> None:
+    """At the end of this process: what is started after this has another owner."""
+    global _current
+    with _current_lock:
+        if _current is not None:
+            _current.close()
+            _current = None
 
 
 def _after_fork() -> None:
