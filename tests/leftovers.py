@@ -65,7 +65,7 @@ def left_since(before: State, patience: float = 5.0) -> list[str]:
 
 def token() -> str | None:
     """The name of this process as an owner of tasks: its cgroups begin with it. None before the first start."""
-    owner = owners.existing()
+    owner = owners._current
     return None if owner is None else owner.token
 
 
@@ -81,9 +81,9 @@ def children(pid: int | None = None) -> dict[int, str]:
     return found
 
 
-def guards() -> list[int]:
-    """The pids of this process's guards: there is at most one."""
-    own = token()
+def guards(owner_token: str | None = None) -> list[int]:
+    """The pids of the guards of an owner (this process without `owner_token`): there is at most one."""
+    own = owner_token or token()
     return [pid for pid in _all_pids() if own is not None and _command(pid)[:1] == [GUARD] and _holds(pid, own)]
 
 
@@ -166,7 +166,7 @@ def _cgroups() -> list[str]:
 
 def _tasks() -> Iterator[str]:
     """The entries in use of this process's table."""
-    owner = owners.existing()
+    owner = owners._current
     if owner is not None:
         for recorded in owners._read_table(owner._fd):
             if recorded.pid > 1 or recorded.kill_file:
@@ -175,6 +175,6 @@ def _tasks() -> Iterator[str]:
 
 def _run_files() -> Iterator[str]:
     """Files of this process in the run directory, other than its one table."""
-    owner = owners.existing()
+    owner = owners._current
     if owner is not None and not os.path.exists(os.path.join(owner.directory, owner.token)):
         yield f"the table {owner.token} is gone"

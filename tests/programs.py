@@ -18,8 +18,9 @@ NOBODY = (
 
 
 def environment() -> dict[str, str]:
-    """The caller's environment, in which the same pycontain is found from every directory."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([SOURCE, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+    """The caller's environment, in which the same pycontain and the helpers of the tests are found."""
+    places = [SOURCE, os.path.dirname(os.path.abspath(__file__)), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(place for place in places if place)}
 
 
 def run(
