@@ -1,0 +1,156 @@
+"""What one does with a running task beside stopping it: pause, change limits, look at what it uses."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from pycontain import Container, LimitNotSupported, NotSupported, TaskError
+from pycontain.cgroups import detect
+
+LOOP = ["sh", "-c", "while :; do :; done"]
+EATER = "x=$(cat /dev/zero | tr '\\0' x)"
+
+
+def needs(*controllers: str) -> None:
+    """Skips where this machine or user has not got the controllers."""
+    missing = set(controllers) - detect().controllers
+    if missing:
+        pytest.skip(f"no controller {', '.join(sorted(missing))} here")
+
+
+def cpu_ticks(pid: int) -> int:
+    """The processor time of a process, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_a_paused_task_stands_still_and_goes_on_when_it_is_resumed(box: Container) -> None:
+    with box.start(LOOP) as task:
+        task.pause()
+        assert task.state == "paused"
+        before = cpu_ticks(task.pid)
+        time.sleep(0.3)
+        assert cpu_ticks(task.pid) == before
+        task.resume()
+        assert task.state == "running"
+        limit = time.monotonic() + 10
+        while cpu_ticks(task.pid) <= before:
+            assert time.monotonic() < limit, "it does not go on"
+            time.sleep(0.01)
+
+
+def test_resuming_a_task_that_is_not_paused_changes_nothing(box: Container) -> None:
+    with box.start(["sleep", "60"]) as task:
+        task.resume()
+        assert task.state == "running"
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_a_paused_task_can_be_ended(box: Container, end: str) -> None:
+    with box.start(["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"]) as task:
+        task.pause()
+        result = task.kill() if end == "kill" else task.stop(timeout=0.2)
+        assert (result.signal, result.reason) == (9, "killed")
+
+
+def test_a_paused_task_ends_with_its_block(box: Container) -> None:
+    with box.start(["sleep", "60"]) as task:
+        task.pause()
+    assert task.result is not None
+
+
+def test_a_task_that_has_ended_can_neither_be_paused_nor_changed_nor_asked(box: Container) -> None:
+    with box.start(["true"]) as task:
+        task.wait()
+        for action in (task.pause, task.resume, task.stats, task.watch_oom, lambda: task.update(pids=5)):
+            with pytest.raises(TaskError):
+                action()
+
+
+def test_a_new_limit_of_processes_holds_for_the_running_task(box: Container) -> None:
+    needs("pids")
+    script = "trap : USR1; sleep 60 & wait; for i in 1 2 3 4 5 6; do sleep 60 & done; wait"
+    with box.with_limits(pids=100).start(["sh", "-c", script]) as task:
+        task.update(pids=4)
+        time.sleep(0.3)
+        task.signal(10)
+        result = task.wait(20)  # the shell cannot fork and gives up
+    assert b"fork" in result.stderr
+    assert result.usage.pids_peak is None or result.usage.pids_peak <= 4
+
+
+def test_a_new_memory_limit_holds_for_the_running_task(box: Container) -> None:
+    needs("memory")
+    with box.with_limits(memory="512M").start(["sh", "-c", f"sleep 0.5; {EATER}"]) as task:
+        task.update(memory="24M")
+        result = task.wait(60)
+    assert result.reason == "oom"
+    assert result.usage.memory_peak is not None
+    assert result.usage.memory_peak <= 24 << 20
+
+
+def test_a_limit_that_cannot_be_enforced_is_refused_and_the_task_goes_on(box: Container) -> None:
+    with box.start(["sleep", "60"]) as task:
+        with pytest.raises(LimitNotSupported):
+            task.update(hugetlb={"3MB": "6M"})
+        assert task.state == "running"
+
+
+def test_a_limit_that_does_not_exist_is_a_type_error(box: Container) -> None:
+    with box.start(["sleep", "60"]) as task, pytest.raises(TypeError, match="speed"):
+        task.update(speed=3)  # type: ignore[call-arg]
+
+
+def test_the_figures_tell_what_a_busy_task_uses(box: Container) -> None:
+    needs("memory", "pids")
+    with box.with_limits(memory="64M", pids=20).start(LOOP) as task:
+        task.stats()
+        time.sleep(0.5)
+        stats = task.stats()
+    assert stats.memory is not None
+    assert stats.pids is not None
+    assert 0 < stats.memory.current <= stats.memory.limit == 64 << 20
+    assert stats.memory.percent is not None
+    assert 0 <= stats.memory.percent < 50
+    assert (stats.pids.current, stats.pids.limit) == (1, 20)
+    if stats.cpu.usage_time is not None:
+        assert stats.cpu.percent is not None
+        assert 5 < stats.cpu.percent < 130
+
+
+def test_held_back_time_is_told_for_a_task_with_a_processor_limit(box: Container) -> None:
+    needs("cpu")
+    with box.with_limits(cpus=0.1).start(LOOP) as task:
+        time.sleep(0.8)
+        stats = task.stats()
+    assert stats.cpu.throttled_periods is not None
+    assert stats.cpu.throttled_time is not None
+    assert stats.cpu.throttled_periods > 0
+    assert stats.cpu.throttled_time > 0
+
+
+def test_a_kill_for_want_of_memory_is_noticed_while_the_task_lives_on(box: Container) -> None:
+    needs("memory")
+    script = f"sleep 0.3; sh -c \"{EATER}\"; sh -c \"{EATER}\"; sleep 60"
+    with box.with_limits(memory="16M").start(["sh", "-c", script]) as task, task.watch_oom() as watch:
+        assert watch.wait(20) >= 1
+        stats = task.stats()
+        assert stats.memory is not None
+        assert stats.memory.oom_kills >= 1
+        assert task.state == "running"
+
+
+def test_nothing_is_noticed_while_there_is_memory(box: Container) -> None:
+    needs("memory")
+    with box.with_limits(memory="16M").start(["sleep", "60"]) as task, task.watch_oom() as watch:
+        assert watch.wait(0.1) == 0
+
+
+def test_a_task_without_a_cgroup_says_what_would_help(box: Container) -> None:
+    if detect().controllers:
+        pytest.skip("every task has a cgroup here")
+    with box.start(["sleep", "60"]) as task, pytest.raises(NotSupported, match=r"root|delegated"):
+        task.stats()
