@@ -102,15 +102,9 @@ class CgroupfsDriver:
         """Makes a group below a running one, in all hierarchies in which that is (`Cgroup.child`)."""
         _check_name(name)
         limits = self.limits(resources)
-        with self._lock:
-            self._join_all(parent, limits.controllers)
-            if self._unified in parent.subtrees:
-                used = self._unified.controllers.intersection((*_MEASURED, *limits.controllers))
-                v2.give(parent.path_in(self._unified), used)
-            subtrees = tuple(parent.subtrees)
         group = CgroupfsGroup(self, name, parent)
         try:
-            for subtree in subtrees:
+            for subtree in self._prepare_below(parent, limits.controllers):
                 _make_directory(group, subtree)
                 open_descriptors(group, subtree)
             self._write(group, limits)
@@ -121,6 +115,15 @@ class CgroupfsDriver:
             group.remove()
             raise
         return group
+
+    def _prepare_below(self, parent: CgroupfsGroup, controllers: frozenset[str]) -> tuple[Subtree, ...]:
+        """Makes a running group ready for groups below it; where those are made."""
+        with self._lock:
+            self._join_all(parent, controllers)
+            if self._unified in parent.subtrees:
+                used = self._unified.controllers.intersection((*_MEASURED, *controllers))
+                v2.give(parent.path_in(self._unified), used)
+            return tuple(parent.subtrees)
 
     def join_freezer(self, group: CgroupfsGroup) -> Freezer:
         """Moves a running group into the hierarchy in which it can be frozen."""
