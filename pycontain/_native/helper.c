@@ -154,8 +154,8 @@ static void init_main(int argc, char **argv, char **envp)
         long signal = PC_CALL(rt_sigtimedwait, &all, &info, NULL, 8);
         if (signal == SIGCHLD)
             reap(child, report);
-        else if (signal > 0)
-            PC_CALL(kill, child, signal);
+        else if (signal > 0) /* what a terminal's keys mean goes to the whole group, as a terminal sends it */
+            PC_CALL(kill, signal == SIGINT || signal == SIGQUIT ? -child : child, signal);
     }
 }
 

@@ -127,9 +127,13 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(busybox_root: Path) -> N
         assert process.wait(30) == 3
 
 
-def test_ctrl_c_at_a_terminal_ends_a_program_that_does_not_handle_it(busybox_root: Path) -> None:
-    """Although the shell, which is process 1, leaves that to the command that it runs."""
-    with Console("run", "--rootfs", busybox_root, "sh", "-c", "echo up; tail -f /dev/null; echo not") as console:
+@pytest.mark.parametrize("options", [(), ("--init",)])
+def test_ctrl_c_at_a_terminal_ends_a_program_that_does_not_handle_it(
+    busybox_root: Path, options: tuple[str, ...]
+) -> None:
+    """Although the shell leaves that to the command that it runs."""
+    script = "echo up; tail -f /dev/null; echo not"
+    with Console("run", *options, "--rootfs", busybox_root, "sh", "-c", script) as console:
         console.expect("up")
         console.type("\x03")
         assert console.finish() == 130
