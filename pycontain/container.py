@@ -469,8 +469,9 @@ def _absolute(path: Path) -> str:
 
 
 def _time_offset(seconds: float) -> TimeOffset:
-    whole = int(seconds // 1)
-    return TimeOffset(whole, int((seconds - whole) * 1_000_000_000))
+    if not -(2**63) < seconds < 2**63:
+        raise InvalidArgument(f"{seconds} is not an offset of a clock in seconds")
+    return TimeOffset(*divmod(round(seconds * 1_000_000_000), 1_000_000_000))
 
 
 def _namespace_path(kind: NamespaceName, where: NetworkNamespace | Task | Path) -> str | None:
