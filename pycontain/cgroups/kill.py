@@ -36,9 +36,11 @@ def kill_all(name: str, paths: Sequence[str], timeout: float) -> None:
         _wait_until_empty(paths, min(deadline, time.monotonic() + 0.05))
     left = sorted(files.processes(paths))
     if left:
+        remedy = "They are in uninterruptible sleep: see /proc/PID/stack for what they wait for"
+        if freezer is not None and files.read_short(f"{freezer}/freezer.parent_freezing") == "1\n":
+            remedy = "The group above is frozen, and on cgroup v1 they die only when it is thawed"
         raise CgroupError(
-            f"the processes {left} of the cgroup {name} are still there {timeout:g} s after SIGKILL",
-            remedy="They are in uninterruptible sleep: see /proc/PID/stack for what they wait for",
+            f"the processes {left} of the cgroup {name} are still there {timeout:g} s after SIGKILL", remedy=remedy,
         )
 
 

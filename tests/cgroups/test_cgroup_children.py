@@ -120,6 +120,21 @@ def test_a_child_can_be_frozen_alone(machine):
     assert not child.frozen
 
 
+def test_a_child_of_a_frozen_group_is_killed_at_once_or_when_that_is_thawed(machine):
+    group = machine.create(kill=True)
+    child = machine.child(group)
+    process = machine.popen(child, "sleep", "1000")
+    group.freeze()
+    try:
+        child.kill(timeout=0.2)
+    except CgroupError as error:
+        assert machine.driver.hierarchy == "v1"
+        assert "The group above is frozen" in str(error)  # noqa: PT017 (v2 kills at once)
+        group.thaw()
+    process.communicate(timeout=60)
+    assert process.returncode == -9
+
+
 def test_children_are_made_from_many_threads(machine):
     group = machine.create()
     machine.popen(group, "sleep", "1000")
