@@ -6,11 +6,14 @@ what the next container executes (CVE-2019-5736).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
 
 from pycontain._native._core import ffi, lib
+
+MFD_EXEC = 0x10  # linux/memfd.h, since Linux 6.3
 
 _lock = threading.Lock()
 _fd = -1
@@ -25,10 +28,20 @@ def executable() -> int:
         return _fd
 
 
+def _executable_memory_file() -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:  # without the flag, the sysctl vm.memfd_noexec may deny to execute it
+        return os.memfd_create("pycontain-helper", flags | MFD_EXEC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return os.memfd_create("pycontain-helper", flags)
+
+
 def _sealed_copy() -> int:
     size = ffi.new("size_t *")
     start = lib.pc_helper(size)
-    fd = os.memfd_create("pycontain-helper", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = _executable_memory_file()
     try:
         os.write(fd, ffi.buffer(start, size[0]))
         os.fchmod(fd, 0o555)

@@ -21,6 +21,7 @@ POOL_SIZE = 16
 POINTERS = 512
 
 _arenas: list[object] = []
+_abandoned: list[tuple[object, Plan, Command]] = []
 
 
 @frozen
@@ -92,8 +93,10 @@ def start(
         raise
     finally:
         _dumpable.leave()
-        if lib.pc_settled(arena, 0):  # a second Ctrl-C can come while the child still uses it: it keeps it then
+        if lib.pc_settled(arena, 0):
             _give_arena(arena)
+        else:  # a second Ctrl-C came while the child still uses all this
+            _abandoned.append((arena, plan, command))
 
 
 def _fill_slots(fds: object, plan: Plan, descriptors: Mapping[str, int]) -> None:
