@@ -32,7 +32,7 @@ class BuildWithHelper(build_ext):
         flags = [flag for flag in warnings if not flag.startswith("-fsanitize")]
         subprocess.run([*compiler, *HELPER_FLAGS.split(), *flags, "-o", str(helper), *sources], check=True)
         ext.define_macros.append(("PC_HELPER_PATH", f'"{helper}"'))
-        ext.extra_compile_args += ["-std=gnu11", "-fvisibility=hidden", *warnings]
+        ext.extra_compile_args += ["-std=gnu11", "-fvisibility=hidden", "-fno-lto", *warnings]
         # bound at load: should a compiler make a call of memcpy or the like in the child, no linker may run there
         ext.extra_link_args += ["-Wl,-z,now", *(flag for flag in warnings if flag.startswith("-fsanitize"))]
         super().build_extension(ext)
