@@ -23,7 +23,6 @@ def _character(major: int, minor: int | None) -> DeviceRule:
 
 
 DEFAULT_DEVICES: tuple[DeviceRule, ...] = (
-    DeviceRule(allow=False, access=ALL_ACCESS),
     DeviceRule(allow=True, type="c", access="m"),  # making a node does not open it
     DeviceRule(allow=True, type="b", access="m"),
     _character(1, 3),  # null
@@ -36,7 +35,15 @@ DEFAULT_DEVICES: tuple[DeviceRule, ...] = (
     _character(5, 2),  # ptmx
     _character(136, None),  # pts
 )
-"""The devices of the OCI specification's default list, and nothing else: what every container may use."""
+"""The OCI specification's default list: what every container may use."""
+
+_ONLY_DEFAULT = (DeviceRule(allow=False, access=ALL_ACCESS), *DEFAULT_DEVICES)
+
+
+def with_defaults(rules: tuple[DeviceRule, ...]) -> tuple[DeviceRule, ...]:
+    """The rules of a container. Without any it may use the default list and nothing else. Rules of its own come before
+    that list, as in other runtimes: who denies everything means everything but these."""
+    return (*rules, *DEFAULT_DEVICES) if rules else _ONLY_DEFAULT
 
 
 class Rule(NamedTuple):

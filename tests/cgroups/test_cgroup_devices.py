@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pycontain.cgroups.device_bpf import program
-from pycontain.cgroups.devices import DEFAULT_DEVICES, policy_of, read_rules
+from pycontain.cgroups.devices import policy_of, read_rules, with_defaults
 from pycontain.errors import InvalidArgument, LimitNotSupported
 from pycontain.spec import DeviceRule, Resources
 
@@ -25,6 +25,7 @@ rules = st.lists(st.builds(
 requests = st.tuples(st.sampled_from("bc"), numbers, numbers, st.sets(st.sampled_from("rwm"), min_size=1))
 
 NOTHING = DeviceRule(allow=False)
+DEFAULT = with_defaults(())
 
 
 def character(major, minor, access=None, allow=True):
@@ -108,11 +109,17 @@ def test_the_default_list_is_that_of_the_specification():
             number = os.stat(f"/dev/{name}").st_rdev
             if os.major(number) == 136:  # a pseudo terminal is bound there, as in a container
                 continue
-            assert allowed(DEFAULT_DEVICES, ("c", os.major(number), os.minor(number), {"r", "w", "m"}))
-    assert allowed(DEFAULT_DEVICES, ("c", 136, 7, {"r", "w"}))
-    assert allowed(DEFAULT_DEVICES, ("b", 8, 0, {"m"}))
-    assert not allowed(DEFAULT_DEVICES, ("b", 8, 0, {"r"}))
-    assert not allowed(DEFAULT_DEVICES, ("c", 1, 1, {"r"}))
+            assert allowed(DEFAULT, ("c", os.major(number), os.minor(number), {"r", "w", "m"}))
+    assert allowed(DEFAULT, ("c", 136, 7, {"r", "w"}))
+    assert allowed(DEFAULT, ("b", 8, 0, {"m"}))
+    assert not allowed(DEFAULT, ("b", 8, 0, {"r"}))
+    assert not allowed(DEFAULT, ("c", 1, 1, {"r"}))
+
+
+def test_rules_of_a_container_come_before_the_default_list():
+    rules = with_defaults((NOTHING, character(10, 200)))
+    for device, answer in (((1, 3), True), ((10, 200), True), ((1, 1), False)):
+        assert allowed(rules, ("c", *device, {"r"})) == answer
 
 
 OPEN = """
@@ -142,9 +149,9 @@ def log():
 
 
 def test_a_denied_device_gives_eperm_and_an_allowed_one_works(device_machine, log):
-    group = device_machine.create(Resources(devices=DEFAULT_DEVICES))
+    group = device_machine.create(Resources(devices=DEFAULT))
     assert opened(device_machine, group, "/dev/null", "/dev/urandom", log) == [b"opened", b"opened", b"1"]
-    more = device_machine.create(Resources(devices=(*DEFAULT_DEVICES, character(1, 11, "r"))))
+    more = device_machine.create(Resources(devices=(*DEFAULT, character(1, 11, "r"))))
     assert opened(device_machine, more, log) == [b"opened"]
 
 
@@ -170,12 +177,12 @@ def test_what_is_allowed_may_be_everything_but_some(device_machine, log):
 
 
 def test_the_rules_of_a_running_group_are_replaced(device_machine, log):
-    group = device_machine.create(Resources(devices=DEFAULT_DEVICES))
+    group = device_machine.create(Resources(devices=DEFAULT))
     device_machine.popen(group, "sleep", "1000")
     assert opened(device_machine, group, log) == [b"1"]
     group.update(Resources(devices=(DeviceRule(allow=True),)))
     assert opened(device_machine, group, log) == [b"opened"]
-    group.update(Resources(devices=DEFAULT_DEVICES))
+    group.update(Resources(devices=DEFAULT))
     assert opened(device_machine, group, log) == [b"1"]
     assert not group.frozen
 
@@ -185,7 +192,7 @@ def test_a_running_group_without_rules_gets_some(device_machine, tmp_path, log):
     go = tmp_path / "go"
     program = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n{OPEN}"
     process = device_machine.popen(group, sys.executable, "-S", "-c", program, "/dev/null", log)
-    group.update(Resources(devices=DEFAULT_DEVICES))
+    group.update(Resources(devices=DEFAULT))
     go.touch()
     assert process.communicate(timeout=60)[0].split() == [b"opened", b"1"]
 
@@ -202,9 +209,9 @@ while True:
 
 
 def test_there_is_no_moment_between_old_and_new_rules(device_machine, log):
-    lists = [DEFAULT_DEVICES, (*DEFAULT_DEVICES, character(10, 200)), (DeviceRule(allow=True),
+    lists = [DEFAULT, (*DEFAULT, character(10, 200)), (DeviceRule(allow=True),
              character(1, 11, allow=False))]
-    group = device_machine.create(Resources(devices=DEFAULT_DEVICES), kill=True)
+    group = device_machine.create(Resources(devices=DEFAULT), kill=True)
     process = device_machine.popen(group, sys.executable, "-S", "-c", TRY_FOR_EVER, log)
     for turn in range(15):
         group.update(Resources(devices=lists[turn % 3]))
@@ -213,14 +220,14 @@ def test_there_is_no_moment_between_old_and_new_rules(device_machine, log):
 
 
 def test_a_child_may_use_only_what_both_lists_allow(device_machine, log):
-    group = device_machine.create(Resources(devices=DEFAULT_DEVICES))
+    group = device_machine.create(Resources(devices=DEFAULT))
     child = device_machine.child(group, Resources(devices=(NOTHING, character(1, 3))))
     assert opened(device_machine, child, "/dev/null", "/dev/zero", log) == [b"opened", b"1", b"1"]
 
 
 def test_rules_that_a_group_above_does_not_allow_are_refused_or_stay_denied(device_machine, log):
-    group = device_machine.create(Resources(devices=DEFAULT_DEVICES))
-    more = Resources(devices=(*DEFAULT_DEVICES, character(1, 11)))
+    group = device_machine.create(Resources(devices=DEFAULT))
+    more = Resources(devices=(*DEFAULT, character(1, 11)))
     try:
         child = device_machine.child(group, more)
     except LimitNotSupported as error:
@@ -246,7 +253,7 @@ def test_groups_with_devices_are_made_in_many_threads(device_machine):
     def make():
         try:
             for _ in range(10):
-                device_machine.driver.create(device_machine.new_name(), Resources(devices=DEFAULT_DEVICES)).remove()
+                device_machine.driver.create(device_machine.new_name(), Resources(devices=DEFAULT)).remove()
         except Exception as error:
             failures.append(error)
 
@@ -266,7 +273,7 @@ def test_without_the_right_to_load_programs_the_cause_is_said(as_nobody):
         driver = CgroupfsDriver(Layout((Hierarchy(2, "/nowhere", frozenset(), frozenset()),), {"devices": True}))
         assert "devices" not in driver.controllers
         with pytest.raises(LimitNotSupported) as caught:
-            driver.create("test-nobody", Resources(devices=DEFAULT_DEVICES))
+            driver.create("test-nobody", Resources(devices=DEFAULT))
         return str(caught.value)
 
     message = as_nobody(attempt)
