@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pycontain
 from pycontain import Container
 
 PASSWD = """\
@@ -54,9 +55,11 @@ def _has_interpreter(path: str) -> bool:
 
 
 def with_this_python(host: Container) -> Container:
-    """A clone of the host in which the interpreter of the tests is, also when that is in /tmp: a clone has another."""
-    prefix = sys.prefix
-    return host.with_bind(prefix, prefix, read_only=True) if prefix.startswith("/tmp/") else host
+    """A clone of the host with this interpreter and this pycontain, also when they are in /tmp: a clone has its own."""
+    for place in {sys.prefix, str(Path(pycontain.__file__).parents[1])}:
+        if place.startswith("/tmp/"):
+            host = host.with_bind(place, place, read_only=True)
+    return host
 
 
 def make_busybox_root(path: Path) -> Path:

@@ -30,7 +30,7 @@ LAYERS = (
     ("errors", "sizes"),
     ("_native",),
     ("linux", "spec"),
-    ("cgroups", "network"),
+    ("cgroups", "network", "limits"),
     ("runtimes",),
     ("result", "streams", "task", "monitor", "defaults", "container"),
     ("preflight", "terminal"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from inside import LIMIT, python, sh, status, wait_for
 from programs import run
+from roots import with_this_python
 
 from pycontain import Container, InvalidArgument, StartFailed
 from pycontain.defaults import CAPABILITIES
@@ -248,6 +249,7 @@ import ctypes, os, sys
 from attrs import evolve
 from pycontain import Container
 from pycontain.linux.prctl import join_session_keyring
+from roots import with_this_python
 libc = ctypes.CDLL(None, use_errno=True)
 join_session_keyring("of-the-caller")
 libc.syscall(248, b"user", b"secret", b"hunter2", 7, -3)  # add_key
@@ -261,7 +263,7 @@ libc.syscall(250, 6, -3, text, 200)  # KEYCTL_DESCRIBE of the session keyring
 print(text.value.decode().split(";")[-1])
 print(libc.syscall(250, 10, -3, b"user", b"secret", 0))  # KEYCTL_SEARCH
 '''
-print(container.run([sys.executable, "-c", code], check=True).text)
+print(with_this_python(container).run([sys.executable, "-c", code], check=True).text)
 """
     assert run(program).stdout.split() == ["_ses", "-1"]
 
@@ -370,7 +372,7 @@ print("bad", bad)
 """
     with tempfile.TemporaryDirectory(prefix="pycontain-test-") as directory:
         shared = Path(directory)
-        host = Container.from_host().with_bind(shared, "/shared")
+        host = with_this_python(Container.from_host()).with_bind(shared, "/shared")
         with host.start([sys.executable, "-c", code]) as intruder:
             wait_for(shared / "ready")
             joined = box.with_namespace("pid", intruder)
