@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
@@ -13,7 +14,7 @@ from pycontain.errors import InvalidArgument, TaskError
 from pycontain.limits import CPU_PERIOD, Limits, resources_with
 from pycontain.linux.namespaces import NamespaceType
 from pycontain.network import NetworkNamespace
-from pycontain.runtimes.compile import INIT, Compiled, compile_spec
+from pycontain.runtimes.compile import CGROUP, INIT, Compiled, compile_spec
 from pycontain.runtimes.failure import no_descriptors
 from pycontain.runtimes.rootfs import COPY_ON_WRITE
 from pycontain.sizes import format_size, parse_size
@@ -200,6 +201,20 @@ class Container:
     def with_resources(self, resources: Resources) -> Self:
         """All cgroup settings as the OCI writes them, in place of those that are there."""
         return self._with_linux(resources=resources)
+
+    def with_cgroup(self, driver: str | None = None, parent: str | None = None, name: str | None = None) -> Self:
+        """Which cgroup driver limits it, "cgroupfs" or "systemd", and where: `parent` is a group at the top of each
+        hierarchy for cgroupfs, a slice for systemd. `name` becomes the end of the group's or scope's name, to be
+        recognised by. What is None pycontain chooses (see `pycontain.cgroups.detect`).
+
+        A driver that cannot be used here makes the start fail with `NotSupported`.
+        """
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9_.]{1,64}", name):
+            raise InvalidArgument(f"{name!r} is not the name of a cgroup: use up to 64 letters, digits, '_' and '.'")
+        words = {"driver": driver, "parent": parent, "name": name}
+        kept = {key: value for key, value in self._spec.annotations.items() if not key.startswith(CGROUP)}
+        kept.update({CGROUP + word: value for word, value in words.items() if value is not None})
+        return self._with(evolve(self._spec, annotations=FrozenMap(kept)))
 
     # ---- namespaces
 

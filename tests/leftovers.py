@@ -165,11 +165,11 @@ def _cgroups() -> list[str]:
 
 
 def _tasks() -> Iterator[str]:
-    """The entries in use of this process's table."""
+    """The tasks in this process's table."""
     owner = owners._current
     if owner is not None:
         for recorded in owners._read_table(owner._fd):
-            if recorded.pid > 1 or recorded.kill_file:
+            if recorded.state == owners.TASK and (recorded.pid > 1 or recorded.kill_file):
                 yield f"{recorded}"
 
 

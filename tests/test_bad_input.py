@@ -468,7 +468,7 @@ def test_a_limit_that_can_never_hold_is_refused(box: Container, limits: Any) -> 
 
 
 def test_a_memory_limit_in_which_nothing_can_run_is_an_error_or_out_of_memory(box: Container) -> None:
-    from pycontain.runtimes.native import cgroup_driver
+    from pycontain.runtimes.drivers import cgroup_driver
 
     if cgroup_driver().reason("memory") is not None:
         pytest.skip("no memory controller")
@@ -590,7 +590,7 @@ for free in range(40):
 assert result.text == "fine\\n", result
 assert free > 3, free
 from pycontain.cgroups import detect
-from pycontain.runtimes.native import cgroup_driver
+from pycontain.runtimes.drivers import cgroup_driver
 assert cgroup_driver().controllers == detect().controllers
 box.run(["true"])
 before = len(os.listdir("/proc/self/fd"))

@@ -11,7 +11,7 @@ from inside import LIMIT, PRIVATE_MOUNTS, sh
 from programs import run
 
 from pycontain import Container, InvalidArgument, PycontainError
-from pycontain.runtimes.native import cgroup_driver
+from pycontain.runtimes.drivers import cgroup_driver
 from pycontain.spec import FrozenMap, Resources
 
 pytestmark = pytest.mark.usefixtures("root_user")

@@ -11,7 +11,7 @@ import pytest
 from roots import with_this_python
 
 from pycontain import Container, InvalidArgument, LimitNotSupported, ProcessFailed, Result
-from pycontain.runtimes.native import cgroup_driver
+from pycontain.runtimes.drivers import cgroup_driver
 
 
 def needs(controller: str) -> None:
@@ -210,7 +210,8 @@ def test_the_host_as_root_has_its_programs_and_is_not_written_to(tmp_path: Path)
 
 
 def test_the_host_as_root_runs_the_same_interpreter() -> None:
-    result = with_this_python(Container.from_host()).run([sys.executable, "-c", "import sys, attrs; print(sys.version)"])
+    host = with_this_python(Container.from_host())
+    result = host.run([sys.executable, "-c", "import sys, attrs; print(sys.version)"])
     assert result.check().text == sys.version + "\n"
 
 

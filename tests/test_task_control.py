@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 import time
 from pathlib import Path
 
 import pytest
 
-from pycontain import Container, LimitNotSupported, NotSupported, TaskError
+from pycontain import Container, InvalidArgument, LimitNotSupported, NotSupported, TaskError
 from pycontain.cgroups import detect
 
 LOOP = ["sh", "-c", "while :; do :; done"]
@@ -154,3 +157,46 @@ def test_a_task_without_a_cgroup_says_what_would_help(box: Container) -> None:
         pytest.skip("every task has a cgroup here")
     with box.start(["sleep", "60"]) as task, pytest.raises(NotSupported, match=r"root|delegated"):
         task.stats()
+
+
+def test_the_group_can_be_put_under_another_parent_and_given_a_name(box: Container) -> None:
+    needs("memory")
+    with box.with_cgroup(parent="pycontain-test", name="web").start(["sleep", "60"]) as task:
+        groups = Path(f"/proc/{task.pid}/cgroup").read_text()
+        assert "/pycontain-test/" in groups
+        assert "-web\n" in groups
+
+
+def test_what_was_put_under_another_parent_is_swept_by_the_next_use(busybox_root: Path) -> None:
+    needs("memory")
+    script = f"""
+        import os, signal
+        from pycontain import Container
+        task = Container.from_rootfs({str(busybox_root)!r}).with_cgroup(parent="pycontain-test").start(["sleep", "60"])
+        print(open(f"/proc/{{task.pid}}/cgroup").read(), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    groups = {line.split("/pycontain-test/")[1] for line in ended.stdout.splitlines() if "/pycontain-test/" in line}
+    assert groups
+    use = f"from pycontain import Container; Container.from_rootfs({str(busybox_root)!r}).run(['true'])"
+    limit = time.monotonic() + 20
+    while left := [path for path in Path("/sys/fs/cgroup").glob("*/pycontain-test/*") if path.name in groups]:
+        assert time.monotonic() < limit, left
+        subprocess.run([sys.executable, "-c", use], check=True)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a-b", "x" * 65, "\n"])
+def test_a_name_that_no_group_can_have_is_refused(box: Container, name: str) -> None:
+    with pytest.raises(InvalidArgument):
+        box.with_cgroup(name=name)
+
+
+def test_a_driver_that_is_not_here_is_refused_with_what_helps(box: Container) -> None:
+    if Path("/run/systemd/system").is_dir():
+        pytest.skip("systemd runs here")
+    with pytest.raises(NotSupported, match="cgroupfs"):
+        box.with_cgroup("systemd").run(["true"])
+    with pytest.raises(InvalidArgument, match="docker"):
+        box.with_cgroup("docker").run(["true"])

@@ -164,7 +164,7 @@ static void init_main(int argc, char **argv, char **envp)
 /* One task in the owner's table: a file that the owner writes (pycontain/runtimes/owner.py) and others read. Entry 0 is
  * no task: its pid is the number of the last entry that was ever used. */
 struct entry {
-    uint32_t state;        /* 0 free, 1 being made or running */
+    uint32_t state;        /* 0 free, 1 being made or running, 2 no task but a note for a later process */
     int32_t pid;           /* 0 until it is known */
     uint64_t pidfd_inode;  /* tells the process from a later one of the same number, where the kernel has pidfs (6.9) */
     char kill_file[240];   /* cgroup.kill (v2) or tasks (v1) of a task without a pid namespace of its own, else "" */
@@ -252,7 +252,7 @@ static void guard_main(int argc, char **argv)
         ;
     for (int pass = 0; pass < 2; pass++) /* the second is for what was forked during the first */
         for (int i = 1; i <= table[0].pid && i < capacity; i++) {
-            if (!table[i].state)
+            if (table[i].state != 1)
                 continue;
             if (table[i].pid > 1)
                 kill_process(&table[i]);

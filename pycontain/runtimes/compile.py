@@ -17,11 +17,13 @@ from pycontain.linux import plan as steps
 from pycontain.linux.mounts import MountFlag
 from pycontain.linux.namespaces import NamespaceType
 from pycontain.linux.plan import Plan, Step
+from pycontain.runtimes.drivers import CgroupChoice
 from pycontain.runtimes.obstacles import setgroups_denied
 from pycontain.runtimes.rootfs import RootPlan
 from pycontain.spec import IDMapping, Linux, Process, Resources, Spec
 
 INIT = "org.pycontain.init"
+CGROUP = "org.pycontain.cgroup."  # followed by driver, parent, name
 CGROUP_SLOTS = tuple(f"cgroup{index}" for index in range(14))
 
 # The order of setns: the user namespace first, for the privileges over the others.
@@ -48,6 +50,7 @@ class Compiled:
         forks: whether the process that executes the command is a child of the one that was started.
         uid_map, gid_map: of the new user namespace, empty when there is none.
         resources: the limits.
+        cgroup: which driver makes the group, and where.
         kill_group: whether the processes can only be found through their cgroup.
         time_namespace: whether the command must find itself in a new time namespace.
         init: whether the built-in init is process 1.
@@ -64,6 +67,7 @@ class Compiled:
     uid_map: tuple[IDMapping, ...]
     gid_map: tuple[IDMapping, ...]
     resources: Resources | None
+    cgroup: CgroupChoice
     kill_group: bool
     time_namespace: bool
     init: bool
@@ -114,6 +118,7 @@ class _Compiler:
             uid_map=linux.uid_mappings if "user" in self.new else (),
             gid_map=linux.gid_mappings if "user" in self.new else (),
             resources=linux.resources,
+            cgroup=CgroupChoice(*(spec.annotations.get(CGROUP + word) for word in ("driver", "parent", "name"))),
             kill_group="pid" not in self.new,
             time_namespace="time" in self.new,
             init=spec.annotations.get(INIT) == "true",
@@ -151,7 +156,7 @@ class _Compiler:
             raise SpecError("linux.uidMappings: belongs to a new user namespace, and this container has none")
         if linux.time_offsets and "time" not in self.new:
             raise SpecError("linux.timeOffsets: belongs to a new time namespace, and this container has none")
-        if self.spec.hostname and "uts" not in self.new or self.spec.domainname and "uts" not in self.new:
+        if (self.spec.hostname or self.spec.domainname) and "uts" not in self.new:
             raise SpecError("hostname: belongs to a new uts namespace, and this container has none")
         if "pid" not in self.new and self.spec.annotations.get(INIT) == "true":
             raise SpecError("init: belongs to a new pid namespace, and this container has none")
@@ -160,7 +165,7 @@ class _Compiler:
 
     def _enter(self, linux: Linux, helper: bool, forks: bool) -> list[Step]:
         """From the first instruction of the child to the point where it is in all its namespaces."""
-        late = [kind for kind in ("cgroup", "time") if kind in self.new]
+        late: list[str] = [kind for kind in ("cgroup", "time") if kind in self.new]
         process = self._process()
         result = [
             *([] if helper else [steps.pdeathsig(9)]),  # of a thread: the one that makes a helper ends at once

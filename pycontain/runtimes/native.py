@@ -9,14 +9,14 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pycontain.cgroups import Cgroup, CgroupDriver, CgroupUsage, detect
+from pycontain.cgroups import Cgroup, CgroupDriver, CgroupUsage
 from pycontain.errors import NotSupported, TaskError
 from pycontain.linux.pidfd import Ended, wait
 from pycontain.runtimes import owner as owners
 from pycontain.runtimes.compile import Compiled
+from pycontain.runtimes.drivers import cgroup_driver, remove_empty_parents
 from pycontain.runtimes.idmap import write_maps
 from pycontain.runtimes.launch import INIT_REPORT, Launch, Streams
-from pycontain.runtimes.sweep import sweep
 
 if TYPE_CHECKING:
     from pycontain.cgroups.oom import OomWatch
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 SIGKILL = int(signal.SIGKILL)
 NO_CGROUP = "Run as root, or where a cgroup is delegated to this user"
 
-_driver: CgroupDriver | None = None
 _lock = threading.Lock()
 _live: set[NativeProcess] = set()
 
@@ -45,6 +44,7 @@ class NativeProcess:
         self.pid = 0
         self.pidfd = -1
         self.cgroup: Cgroup | None = None
+        self._driver: CgroupDriver | None = None
         self._compiled = compiled
         self._entry: owners.Entry | None = None
         self._init_report = -1
@@ -80,13 +80,20 @@ class NativeProcess:
 
     def _prepare(self) -> None:
         """The place in the table, and the cgroup: in this order, so that a later process finds the cgroup."""
-        driver = cgroup_driver()
+        self._driver = cgroup_driver(self._compiled.cgroup)
         _live.add(self)
         self._entry = owners.current().reserve()
-        cgroup = driver.create(self._entry.name, self._compiled.resources, kill=self._compiled.kill_group)
+        cgroup = self._driver.create(self._group_name(), self._compiled.resources, kill=self._compiled.kill_group)
         self.cgroup = cgroup if cgroup.paths else None
         if self._compiled.kill_group:
             self._entry.record_group(_kill_file(cgroup))
+
+    def _group_name(self) -> str:
+        """Begins with the place in the table, by which a sweep finds it."""
+        if self._entry is None:
+            raise TaskError("the process has no place in the table")
+        name = self._compiled.cgroup.name
+        return self._entry.name if name is None else f"{self._entry.name}-{name}"
 
     def _record(self, pid: int, pidfd: int) -> None:
         if self._entry is None:
@@ -178,8 +185,8 @@ class NativeProcess:
             self._end()
 
     def _end(self) -> None:
-        if self._entry is not None and self.cgroup is None and _driver is not None:
-            self.cgroup = _driver.open(self._entry.name)  # Ctrl-C may have come while it was made
+        if self._entry is not None and self.cgroup is None and self._driver is not None:
+            self.cgroup = self._driver.open(self._group_name())  # Ctrl-C may have come while it was made
         self._signal(signal.SIGKILL)
         self._kill_group()
         if self._entry is not None:
@@ -250,26 +257,15 @@ def _as_init_reported(ended: Ended, report: int) -> Ended:
     return evolve(ended, exit_code=os.WEXITSTATUS(status), signal=None)
 
 
-def cgroup_driver() -> CgroupDriver:
-    """This process's cgroup driver. The first call also sweeps what dead processes left behind."""
-    global _driver
-    if _driver is not None:
-        return _driver
-    with _lock:
-        if _driver is None:
-            _driver = detect()
-            sweep(_driver)
-            atexit.register(_at_exit)
-        return _driver
-
-
 def _at_exit() -> None:
     """Ends what still runs, and removes this process's table, without which nobody would sweep what is left."""
     for process in tuple(_live):
         process.abort()
     owners.close()
-    if _driver is not None:
-        _driver.remove_parent_if_empty()
+    remove_empty_parents()
+
+
+atexit.register(_at_exit)
 
 
 def _after_fork() -> None:

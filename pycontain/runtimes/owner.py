@@ -32,13 +32,15 @@ from pycontain.runtimes.start import Command, StepFailed, start
 
 ENTRY = struct.Struct("=IiQ240s")  # struct entry in _native/helper.c
 CAPACITY = 65536
+TASK, NOTE = 1, 2  # the states of an entry in use
 CREATION_LIMIT = 60.0  # seconds after which a file that is still hidden has no maker any more
 
 
 @frozen
 class Recorded:
-    """One entry of a table as a later process reads it."""
+    """One entry of a table as a later process reads it. Of a note, `kill_file` is the text."""
 
+    state: int
     pid: int
     pidfd_inode: int
     kill_file: str
@@ -104,7 +106,7 @@ class Owner:
                 self.write(0, struct.pack("=I", index), offset=4)
             else:
                 raise NotSupported(f"a process can have {CAPACITY - 1} tasks at once")
-        self.write(index, struct.pack("=IiQ", 1, 0, 0) + b"\0", offset=0)
+        self.write(index, struct.pack("=IiQ", TASK, 0, 0) + b"\0", offset=0)
         return Entry(self, index)
 
     def _allocate(self, index: int) -> None:
@@ -118,6 +120,12 @@ class Owner:
                 f"the table of this process's tasks in {self.directory} cannot grow: {name_of(error.errno or 0)}",
                 remedy="Free space there",
             ) from None
+
+    def note(self, text: str) -> None:
+        """Keeps a word for the process that sweeps after this one, in an entry that is no task."""
+        entry = self.reserve()
+        self.write(entry.index, struct.pack("=I", NOTE), offset=0)
+        entry.record_group(text)
 
     def free(self, index: int) -> None:
         self.write(index, bytes(17), offset=0)
@@ -254,6 +262,7 @@ class StaleOwner:
     token: str
     fd: int
     tasks: tuple[Recorded, ...]
+    notes: tuple[str, ...]
 
     def discard(self) -> None:
         try:
@@ -281,7 +290,10 @@ def stale_owners(directory: str) -> Iterator[StaleOwner]:
         except OSError:
             os.close(fd)
             continue
-        yield StaleOwner(directory, name, fd, tuple(_read_table(fd)))
+        entries = tuple(_read_table(fd))
+        tasks = tuple(entry for entry in entries if entry.state == TASK)
+        notes = tuple(entry.kill_file for entry in entries if entry.state == NOTE)
+        yield StaleOwner(directory, name, fd, tasks, notes)
 
 
 def _may_be_stale(name: str, info: os.stat_result) -> bool:
@@ -301,7 +313,7 @@ def _read_table(fd: int) -> Iterator[Recorded]:
         position -= position % ENTRY.size
         for state, pid, inode, kill_file in ENTRY.iter_unpack(_whole_entries(os.pread(fd, ENTRY.size * 256, position))):
             if state:
-                yield Recorded(pid, inode, os.fsdecode(kill_file.split(b"\0")[0]))
+                yield Recorded(state, pid, inode, os.fsdecode(kill_file.split(b"\0")[0]))
         position += ENTRY.size * 256
 
 

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 from pycontain.cgroups import CgroupDriver
-from pycontain.errors import CgroupError
+from pycontain.errors import PycontainError
 from pycontain.linux.pidfd import pidfd_open, send_signal
-from pycontain.runtimes.owner import Recorded, run_directory, stale_owners
+from pycontain.runtimes.owner import Recorded, StaleOwner, run_directory, stale_owners
 
 
-def sweep(driver: CgroupDriver) -> None:
+def sweep(driver_of: Callable[[str], CgroupDriver]) -> None:
     """Undoes everything of every owner whose lock is free. Groups without an owner's file are left alone: their owner
-    may live where this process cannot see it."""
-    names: set[str] | None = None
+    may live where this process cannot see it. `driver_of` finds the driver of an owner's note, "" is the usual one."""
     for stale in stale_owners(run_directory()):
         for task in stale.tasks:
             _kill(task)
-        names = driver.names() if names is None else names
         try:
-            for name in names:
-                if name.startswith(stale.token + "-"):
-                    group = driver.open(name)
-                    group.kill()
-                    group.remove()
-        except CgroupError:  # a process that cannot die yet: the file stays, and a later sweep tries again
+            for note in ("", *stale.notes):
+                _remove_groups(driver_of(note), stale)
+        except PycontainError:  # a process that cannot die yet, a driver that is not there: a later sweep tries again
             os.close(stale.fd)
             continue
         stale.discard()
+
+
+def _remove_groups(driver: CgroupDriver, stale: StaleOwner) -> None:
+    for name in driver.names():
+        if name.startswith(stale.token + "-"):
+            group = driver.open(name)
+            group.kill()
+            group.remove()
 
 
 def _kill(task: Recorded) -> None:

@@ -26,7 +26,7 @@ from pycontain.cgroups import detect
 from pycontain.linux.pidfd import pidfd_open
 from pycontain.runtimes import owner as owners
 from pycontain.runtimes import sweep as sweeper
-from pycontain.runtimes.owner import CAPACITY, ENTRY, Owner, Recorded, stale_owners
+from pycontain.runtimes.owner import CAPACITY, ENTRY, NOTE, TASK, Owner, Recorded, stale_owners
 from pycontain.runtimes.sweep import sweep
 
 PATIENCE = 60.0  # seconds; no test waits for that unless it fails
@@ -252,7 +252,7 @@ def test_any_entries_anywhere_read_back_as_they_were_written(
             file.seek(index * ENTRY.size)
             file.write(ENTRY.pack(1, pid, inode, kill_file.encode()))
     [found] = stale_owners(str(tmp_path))
-    assert list(found.tasks) == [Recorded(*entries[index]) for index in sorted(entries)]
+    assert list(found.tasks) == [Recorded(TASK, *entries[index]) for index in sorted(entries)]
     found.discard()
     assert not path.exists()
 
@@ -292,7 +292,7 @@ def test_what_is_no_table_is_left_alone(directory: str) -> None:
     (path / "link").symlink_to("/etc/passwd")
     (path / "dangling").symlink_to("nowhere")
     os.mkfifo(path / "fifo")
-    sweep(detect())
+    sweep(lambda note: detect())
     assert sorted(os.listdir(path)) == ["dangling", "directory", "fifo", "link"]
 
 
@@ -437,7 +437,7 @@ say(task.pid, owner.current().token)
     owner.kill()
     assert ends(pidfd)
     assert os.listdir(directory) == [token]
-    sweep(detect())
+    sweep(lambda note: detect())
     assert os.listdir(directory) == []
     assert cgroups_of(token) == []
 
@@ -457,7 +457,7 @@ say(own.pid, shared.pid, owner.current().token)
     eventually(lambda: guards_of(token) == [], "the end of the guard")
     owner.kill()
     assert all(map(lives, pidfds))
-    sweep(detect())
+    sweep(lambda note: detect())
     assert all(map(ends, pidfds))
     assert os.listdir(directory) == []
     assert cgroups_of(token) == []
@@ -472,7 +472,7 @@ say(task.pid, owner.current().token)
     pid, token = owner.words()
     pidfd = owner.watch(pid)
     before = cgroups_of(token)
-    sweep(detect())
+    sweep(lambda note: detect())
     assert lives(pidfd)
     assert cgroups_of(token) == before
 
@@ -482,7 +482,7 @@ def test_a_number_that_is_in_use_again_is_not_killed_by_a_sweep(directory: str) 
     try:
         with open(os.path.join(directory, "table"), "wb") as file:
             file.write(ENTRY.pack(1, 0, 0, b"") + ENTRY.pack(1, process.pid, 1, b"") + ENTRY.pack(1, 1, 0, b""))
-        sweep(detect())
+        sweep(lambda note: detect())
         assert process.poll() is None
         assert os.listdir(directory) == []
     finally:
@@ -497,3 +497,13 @@ def test_the_error_of_a_run_directory_that_cannot_be_made_names_it() -> None:
         f"the run directory /no/such/pycontain cannot be created: ENOENT ({os.strerror(errno.ENOENT)})\n"
         "Set XDG_RUNTIME_DIR to a directory that this user can write to"
     )
+
+
+def test_a_note_is_told_to_the_process_that_sweeps_and_is_no_task(tmp_path: Path) -> None:
+    with open(tmp_path / "table", "wb") as file:
+        file.truncate(CAPACITY * ENTRY.size)
+        file.seek(ENTRY.size)
+        file.write(ENTRY.pack(TASK, 12, 34, b"") + ENTRY.pack(NOTE, 0, 0, b"systemd machine.slice"))
+    [found] = stale_owners(str(tmp_path))
+    found.discard()
+    assert (found.tasks, found.notes) == ((Recorded(TASK, 12, 34, ""),), ("systemd machine.slice",))
