@@ -359,6 +359,11 @@ def test_a_joined_user_namespace_has_the_same_ids(box: Container, open_directory
         assert (open_directory / "alice").stat().st_uid == 101_000
 
 
+def test_the_callers_own_user_namespace_cannot_be_joined_and_need_not(box: Container) -> None:
+    with box.start(SLEEP) as task, pytest.raises(StartFailed, match=r"is in that user namespace already.*Leave it out"):
+        box.with_namespace("user", task).run(["true"])
+
+
 @pytest.mark.parametrize(
     ("maps", "message"),
     [

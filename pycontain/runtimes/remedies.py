@@ -41,6 +41,10 @@ SETGROUPS = Reason(
     "the groups cannot be changed in the caller's user namespace",
     "Make that namespace with newgidmap (`unshare --map-auto --map-root-user`), or run outside of it",
 )
+SAME_USER_NAMESPACE = Reason(
+    "the caller is in that user namespace already (setns(2))",
+    "Leave it out: a user namespace that is not named is the caller's",
+)
 
 NAMESPACE_CALLS = ("clone3", "unshare", "setns")
 
@@ -63,6 +67,8 @@ def reason_for(syscall: str, code: int, step: str = "", user_namespace: bool = F
         return obstacles.filtered_calls() or Reason("", OLD_KERNEL)
     if code == errno.ENODEV:
         return missing_file_system(step)
+    if syscall == "setns" and code == errno.EINVAL and step == "setns user namespace":
+        return SAME_USER_NAMESPACE
     if syscall in NAMESPACE_CALLS:
         return _namespace_reason(code, user_namespace)
     if code == errno.EINVAL:
