@@ -181,9 +181,13 @@ class Container:
         return self._with_linux(sysctl=FrozenMap({**self._linux.sysctl, name: str(value)}))
 
     def with_rlimit(self, name: RlimitType, soft: int, hard: int | None = None) -> Self:
-        """Sets a resource limit of the process such as `RLIMIT_NOFILE`, see getrlimit(2); `hard` is `soft` without."""
+        """Sets a resource limit of the process such as `RLIMIT_NOFILE`, see getrlimit(2); `hard` is `soft` without.
+
+        -1, which is `resource.RLIM_INFINITY`, is no limit.
+        """
         kept = tuple(limit for limit in self._process.rlimits if limit.type != name)
-        return self._with_process(rlimits=(*kept, Rlimit(name, soft, soft if hard is None else hard)))
+        values = (RLIM_INFINITY if value == -1 else value for value in (soft, soft if hard is None else hard))
+        return self._with_process(rlimits=(*kept, Rlimit(name, *values)))
 
     # ---- limits
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -285,6 +286,9 @@ def test_limits_of_the_process_are_as_asked(box: Container) -> None:
     ]
     assert sh(limited.with_rlimit("RLIMIT_NOFILE", 50), "ulimit -n; ulimit -Hn").split() == ["50", "50"]
     assert limited.run(["sh", "-c", "head -c 1000000 /dev/zero > /file"]).ok is False
+    unlimited = box.with_rlimit("RLIMIT_CORE", resource.RLIM_INFINITY)
+    assert sh(unlimited, "ulimit -c; ulimit -Hc").split() == ["unlimited"] * 2
+    assert unlimited == box.with_rlimit("RLIMIT_CORE", 0, 1).with_rlimit("RLIMIT_CORE", 2**64 - 1)
     with pytest.raises(InvalidArgument, match="the soft limit 9 of RLIMIT_NOFILE is above the hard limit 8"):
         box.with_rlimit("RLIMIT_NOFILE", 9, 8)
 
