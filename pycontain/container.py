@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pycontain.spec.choices import RlimitType
 
 Path = Union[str, "os.PathLike[str]"]
+RLIM_INFINITY = 2**64 - 1  # as the kernel and the OCI write it; Python's resource module has -1
 
 
 @frozen(repr=False)
