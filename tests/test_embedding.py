@@ -373,11 +373,12 @@ def test_it_runs_with_faulthandler_and_the_development_mode(busybox_root: Path) 
     program = """
 import faulthandler, sys, threading
 faulthandler.enable()
-faulthandler.dump_traceback_later(0.05, repeat=True)
+faulthandler.dump_traceback_later(300, exit=True)
 from pycontain import Container
 box = Container.from_rootfs(sys.argv[1])
 for _ in range(100):
     box.run(["true"]).check()
+    faulthandler.dump_traceback(all_threads=True)
 faulthandler.cancel_dump_traceback_later()
 """
     done = programs.run(program, busybox_root)
@@ -404,7 +405,7 @@ from pycontain import Container
 from pycontain.runtimes import owner
 root, marker, way = sys.argv[1:]
 box = Container.from_rootfs(root)
-command = ["sh", "-c", "(setsid sleep 3600 &); trap '' 1 2 15; echo ready; sleep 3600; sleep 3600", marker]
+command = ["sh", "-c", "(setsid sh -c 'sleep 3600; :' $0 &); trap '' 1 2 15; echo ready; sleep 3600; :", marker]
 first = box.start(command)
 second = box.with_namespace("pid", "host").start(command)
 while not (first._plumbing.stdout.chunks and second._plumbing.stdout.chunks):

@@ -22,7 +22,13 @@ from pycontain.runtimes import owner
 
 root, marker = sys.argv[1:]
 box = Container.from_rootfs(root)
-script = "trap '' 1 2 3 15; (setsid sleep 3600 &); setsid sh -c '(sleep 3600 &); sleep 3600' $0 & wait; sleep 3600"
+script = '''
+trap '' 1 2 3 15
+(setsid sh -c 'sleep 3600; :' $0 &)
+setsid sh -c '(sh -c "sleep 3600; :" $0 &); sleep 3600; :' $0 &
+wait
+sleep 3600
+'''
 command = ["sh", "-c", script, marker]
 containers = [
     box,
@@ -121,7 +127,8 @@ root, marker = sys.argv[1:]
 box = Container.from_rootfs(root)
 tasks = []
 for container in (box, box.with_init(), box.with_user("nobody"), box.with_namespace("pid", "host")):
-    tasks.append(container.start(["sh", "-c", "(setsid sleep 3600 &); echo ready; sleep 3600; sleep 3600", marker]))
+    orphan = "(setsid sh -c 'sleep 3600; :' $0 &)"
+    tasks.append(container.start(["sh", "-c", f"{orphan}; echo ready; sleep 3600; sleep 3600", marker]))
 while not all(task._plumbing.stdout.chunks for task in tasks):
     pass
 print(owner.current().token, flush=True)
