@@ -189,11 +189,11 @@ class CgroupfsDriver:
         last = self._last
         if last is not None and last[0] is resources:
             return last[1]
-        settings = tuple(translate(resources, self._translation))
-        for setting in settings:
+        translated = translate(resources, self._translation)
+        for setting in translated:
             self._check_controller(setting)
-        io = self._of.get("io")
-        enforcement.check_before(settings, self._unified.base if self._unified and io is self._unified else None)
+        io_root = self._unified.base if self._unified and self._of.get("io") is self._unified else None
+        settings = enforcement.require_weights(translated, io_root)
         controllers = frozenset(setting.controller for setting in settings)
         if resources.devices:
             controllers |= self._check_devices(resources.devices)
@@ -329,9 +329,9 @@ class CgroupfsDriver:
         except OSError as error:
             if postpone and error.errno == errno.EINVAL:
                 return False
-            if error.errno == errno.ENOENT and (
-                setting.implied or (setting.limit == "memory.swap" and not _has_swap())
-            ):
+            if setting.implied and error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
+                return True
+            if setting.limit == "memory.swap" and error.errno == errno.ENOENT and not _has_swap():
                 return True
             raise refused(setting, error) from error
         enforcement.check_after(path, setting)

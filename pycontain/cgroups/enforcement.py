@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pycontain.cgroups import files
-from pycontain.cgroups.driver import Reason
 from pycontain.cgroups.limits import Setting
 from pycontain.errors import LimitNotSupported
+
+_WEIGHTS = ("blkio.bfq.weight", "blkio.bfq.weight_device", "io.weight", "io.bfq.weight")
 
 
 class BufferedWritesNotLimited(UserWarning):
@@ -16,19 +17,27 @@ class BufferedWritesNotLimited(UserWarning):
     is written by the kernel's own threads, for which no limit holds. cgroup v2 limits both."""
 
 
-_WEIGHTS = ("blkio.bfq.weight", "blkio.bfq.weight_device", "io.weight", "io.bfq.weight")
+def require_weights(settings: Sequence[Setting], io_root: str | None) -> tuple[Setting, ...]:
+    """The settings, of which those for weights must be taken by the scheduler that is in use. `io_root` is where the
+    io controller of v2 is mounted, None on v1.
 
-
-def check_before(settings: Iterable[Setting], io_root: str | None) -> None:
-    """Raises `LimitNotSupported` for what the machine would ignore. `io_root` is the directory of the io controller."""
-    for setting in settings:
-        if setting.file in _WEIGHTS:
-            reason = _weight_obstacle(io_root)
-            if reason:
-                raise LimitNotSupported(
-                    f"the limit {setting.limit} cannot be enforced: {reason.cause}", remedy=reason.remedy,
-                )
-            return
+    Raises `LimitNotSupported` where no scheduler knows weights: BFQ does for a device, on v2 also iocost, which is
+    switched on at the root. A kernel may also have BFQ without weights for groups, and then lacks the file.
+    """
+    if not any(setting.file in _WEIGHTS for setting in settings):
+        return tuple(settings)
+    costs = files.read_short(f"{io_root}/io.cost.qos") if io_root else None
+    if costs is not None and "enable=1" in costs:
+        needed = "io.weight"
+    elif _is_bfq_in_use():
+        needed = "io.bfq.weight"
+    else:
+        limit = next(setting.limit for setting in settings if setting.file in _WEIGHTS)
+        raise LimitNotSupported(
+            f"the limit {limit} cannot be enforced: no block device has a scheduler that knows weights",
+            remedy="Choose BFQ for it: echo bfq > /sys/block/DEVICE/queue/scheduler",
+        )
+    return tuple(setting._replace(implied=False) if setting.file == needed else setting for setting in settings)
 
 
 def warn(settings: Iterable[Setting]) -> None:
@@ -78,15 +87,6 @@ def _above(path: str, file: str) -> str:
     return (files.read_short(f"{os.path.dirname(path)}/{file}.effective") or "none").strip()
 
 
-def _weight_obstacle(io_root: str | None) -> Reason | None:
-    """Weights need a scheduler that knows them: BFQ for a device, or on v2 iocost, which is switched on at the root."""
-    costs = files.read_short(f"{io_root}/io.cost.qos") if io_root else None
-    if costs is not None and "enable=1" in costs:
-        return None
-    for device in os.listdir("/sys/block") if os.path.isdir("/sys/block") else ():
-        if "[bfq]" in (files.read_short(f"/sys/block/{device}/queue/scheduler") or ""):
-            return None
-    return Reason(
-        "no block device has a scheduler that knows weights",
-        "Choose BFQ for it: echo bfq > /sys/block/DEVICE/queue/scheduler",
-    )
+def _is_bfq_in_use() -> bool:
+    devices = os.listdir("/sys/block") if os.path.isdir("/sys/block") else ()
+    return any("[bfq]" in (files.read_short(f"/sys/block/{device}/queue/scheduler") or "") for device in devices)

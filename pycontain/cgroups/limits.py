@@ -19,7 +19,7 @@ class Setting(NamedTuple):
     file: str
     value: str
     limit: str  # the field of `Resources` that asks for it: "memory.limit"
-    implied: bool = False  # not asked for by itself: left out where the kernel has no such file
+    implied: bool = False  # not asked for by itself: left out where the kernel does not have it
 
 
 class Translation(NamedTuple):

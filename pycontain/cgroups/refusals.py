@@ -14,6 +14,12 @@ def refused(setting: Setting, error: OSError) -> LimitNotSupported:
     message = f"the limit {setting.limit} cannot be enforced"
     if error.errno == errno.ENOENT:
         return LimitNotSupported(f"{message}: this kernel has no {setting.file}", remedy=_remedy_of_absence(setting))
+    if error.errno == errno.EOPNOTSUPP and setting.limit == "block_io.weight_device":
+        device = setting.value.split(" ")[0]
+        return LimitNotSupported(
+            f"{message}: the device {device} has a scheduler that knows no weights",
+            remedy=f"Choose BFQ for it: echo bfq > /sys/dev/block/{device}/queue/scheduler",
+        )
     if error.errno in (errno.EOPNOTSUPP, 524):  # 524 is the kernel's own ENOTSUPP
         return LimitNotSupported(f"{message}: this kernel no longer has it", remedy=f"Leave out {setting.limit}")
     text = f"{message}: {setting.file} does not take {setting.value}: {os.strerror(error.errno or 0)}"

@@ -17,11 +17,10 @@ from pycontain.errors import InvalidArgument, LimitNotSupported
 from pycontain.spec import DeviceRule, Resources
 
 numbers = st.sampled_from([0, 1, 3, 2**31, 2**32 - 1])
-rules = st.lists(st.builds(
-    DeviceRule, allow=st.booleans(), type=st.sampled_from([None, "a", "b", "c"]),
-    major=st.none() | numbers, minor=st.none() | numbers | st.just(-1),
-    access=st.sampled_from([None, "", "r", "w", "m", "rw", "wm", "rwm"]),
-), max_size=6)
+rules = st.lists(st.tuples(
+    st.booleans(), st.sampled_from([None, "a", "b", "c"]), st.none() | numbers, st.none() | numbers | st.just(-1),
+    st.sampled_from([None, "", "r", "w", "m", "rw", "wm", "rwm"]),
+).map(lambda values: DeviceRule(*values)), max_size=6)
 requests = st.tuples(st.sampled_from("bc"), numbers, numbers, st.sets(st.sampled_from("rwm"), min_size=1))
 
 NOTHING = DeviceRule(allow=False)
