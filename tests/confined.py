@@ -14,7 +14,7 @@ NOBODY = 65534
 
 # Everything is imported first: who gives up privileges may not be able to read the library any more.
 PRELUDE = """
-import ctypes, errno, importlib, json, os, pkgutil, struct, sys, traceback
+import atexit, ctypes, errno, importlib, json, os, pkgutil, shutil, struct, sys, tempfile, traceback
 import pycontain
 for module in pkgutil.walk_packages(pycontain.__path__, "pycontain."):
     if not module.name.startswith(("pycontain.cli", "pycontain.__main__")):
@@ -28,11 +28,13 @@ def read_files():
 
 def become_nobody():
     read_files()
+    directory = os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="pycontain-nobody-")
+    os.chown(directory, 65534, 65534)
+    atexit.register(shutil.rmtree, directory)
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)
     prctl.set_dumpable(True)  # else the process may not write the id maps of its children
-    os.environ.pop("XDG_RUNTIME_DIR", None)
 
 def filter_calls(answer, *numbers):
     "A seccomp filter that answers these calls with an errno."
