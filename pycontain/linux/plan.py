@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from attrs import field, frozen
 
 from pycontain._native._core import lib
+from pycontain.errors import InvalidArgument
 from pycontain.linux.mounts import MountAttr
 
 STEP = struct.Struct("=IIiiiIIIQQQ")
@@ -104,7 +105,7 @@ def _encode(steps: Sequence[Step]) -> tuple[bytes, dict[str, int]]:
             )
         )
     if len(slots) > lib.PC_SLOTS:
-        raise ValueError(f"a container can have {lib.PC_SLOTS} mounts and descriptors, this one needs {len(slots)}")
+        raise InvalidArgument(f"a container can have {lib.PC_SLOTS} mounts and descriptors, this one needs {len(slots)}")
     blob.append(0)
     size = start + len(blob)
     return PLAN_HEADER.pack(lib.PC_PLAN_MAGIC, size, len(steps), 0) + b"".join(records) + bytes(blob), slots

@@ -82,7 +82,10 @@ def _start_helper(
     ))
     numbers = (theirs, memory, len(compiled.plan.encoded), len(command.encoded), command.pointers)
     helper = Command.of([b"pycontain-join", *(b"%d" % number for number in numbers)], [], [])
-    return start(plan, helper, {**kept, "helper": executable()}, record, cgroup=cgroup)
+    try:
+        return start(plan, helper, {**kept, "helper": executable()}, record, cgroup=cgroup)
+    except StepFailed as failure:  # a step of this plan, not of the container's
+        raise StepFailed(None, failure.syscall, failure.errno, -1) from None
 
 
 def _grandchild(ours: socket.socket, helper: int, record: Callable[[int, int], None]) -> tuple[int, int]:

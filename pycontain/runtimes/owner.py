@@ -30,7 +30,8 @@ from pycontain.linux.helper import executable
 from pycontain.linux.pidfd import pidfd_open, wait
 from pycontain.runtimes.start import Command, StepFailed, start
 
-ENTRY = struct.Struct("=IiQ240s")  # struct entry in _native/helper.c
+GROUP_SIZE = 240
+ENTRY = struct.Struct(f"=IiQ{GROUP_SIZE}s")  # struct entry in _native/helper.c
 CAPACITY = 65536
 TASK, NOTE = 1, 2  # the states of an entry in use
 CREATION_LIMIT = 60.0  # seconds after which a file that is still hidden has no maker any more
@@ -64,7 +65,13 @@ class Entry:
 
     def record_group(self, kill_file: str) -> None:
         """Notes the file of a cgroup through which the whole task can be killed."""
-        self.owner.write(self.index, os.fsencode(kill_file)[:239] + b"\0", offset=16)
+        path = os.fsencode(kill_file)
+        if len(path) > GROUP_SIZE - 1:
+            raise NotSupported(
+                f"the path of the cgroup is too long for the table of tasks: {kill_file}",
+                remedy="Use a parent that is nearer to the root of the hierarchy",
+            )
+        self.owner.write(self.index, path + b"\0", offset=16)
 
     def clear_process(self) -> None:
         """To be called before the process is reaped: its number may be another's from then on."""
