@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from inside import LIMIT, ends, namespace_of, python, sh, wait_for
@@ -34,17 +35,17 @@ def open_directory() -> Iterator[Path]:
 
 
 def with_new(box: Container, kind: NamespaceType) -> Container:
-    return box.with_userns(RANGE, RANGE) if kind is NamespaceType.USER else box.with_namespace(kind.oci_name, "new")
+    return box.with_userns(RANGE, RANGE) if kind is NamespaceType.USER else box.with_namespace(name_of(kind), "new")
 
 
-def ids(kind: NamespaceType) -> str:
+def name_of(kind: NamespaceType) -> Any:
     return kind.oci_name
 
 
 # ---- new, host, a task's, a path
 
 
-@pytest.mark.parametrize("kind", ALL_NAMESPACES, ids=ids)
+@pytest.mark.parametrize("kind", ALL_NAMESPACES, ids=name_of)
 def test_a_new_namespace_is_neither_the_hosts_nor_that_of_another_task(box: Container, kind: NamespaceType) -> None:
     container = with_new(box, kind)
     with container.start(SLEEP) as first, container.start(SLEEP) as second:
@@ -52,22 +53,22 @@ def test_a_new_namespace_is_neither_the_hosts_nor_that_of_another_task(box: Cont
         assert len(three) == 3
 
 
-@pytest.mark.parametrize("kind", ALL_NAMESPACES, ids=ids)
+@pytest.mark.parametrize("kind", ALL_NAMESPACES, ids=name_of)
 def test_the_hosts_namespace_is_the_callers(box: Container, kind: NamespaceType) -> None:
-    with box.with_namespace(kind.oci_name, "host").start(SLEEP) as task:
+    with box.with_namespace(name_of(kind), "host").start(SLEEP) as task:
         assert namespace_of(task.pid, kind) == namespace_of("self", kind)
 
 
-@pytest.mark.parametrize("kind", ALL_NAMESPACES, ids=ids)
+@pytest.mark.parametrize("kind", ALL_NAMESPACES, ids=name_of)
 @pytest.mark.parametrize("way", ["task", "path", "descriptor"])
 def test_a_namespace_of_a_running_task_is_joined(box: Container, kind: NamespaceType, way: str) -> None:
     with with_new(box, kind).start(SLEEP) as first, Namespace.of(first.pid, kind) as held:
-        where = {
+        where: Any = {
             "task": first,
             "path": f"/proc/{first.pid}/ns/{kind.file_name}",
             "descriptor": f"/proc/{os.getpid()}/fd/{held.fileno()}",
         }[way]
-        with box.with_namespace(kind.oci_name, where).start(SLEEP) as second:
+        with box.with_namespace(name_of(kind), where).start(SLEEP) as second:
             assert namespace_of(second.pid, kind) == namespace_of(first.pid, kind)
             assert first.state == second.state == "running"
 
@@ -77,7 +78,7 @@ def test_all_namespaces_of_a_task_are_joined_at_once(box: Container) -> None:
     with container.start(SLEEP) as first:
         joined = box
         for kind in ALL_NAMESPACES:
-            joined = joined.with_namespace(kind.oci_name, first)
+            joined = joined.with_namespace(name_of(kind), first)
         with joined.start(SLEEP) as second:
             for kind in ALL_NAMESPACES:
                 assert namespace_of(second.pid, kind) == namespace_of(first.pid, kind)
@@ -85,7 +86,7 @@ def test_all_namespaces_of_a_task_are_joined_at_once(box: Container) -> None:
 
 def test_no_namespace_at_all_is_a_process_of_the_host(box: Container) -> None:
     for kind in ALL_NAMESPACES:
-        box = box.with_namespace(kind.oci_name, "host")
+        box = box.with_namespace(name_of(kind), "host")
     with box.start(SLEEP) as task:
         for kind in ALL_NAMESPACES:
             assert namespace_of(task.pid, kind) == namespace_of("self", kind)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from inside import PRIVATE_MOUNTS, mount_table, python, sh
-from programs import run
+from programs import SOURCE, run
 
 from pycontain import Container
 
@@ -240,7 +240,7 @@ def test_pycontain_works_inside_a_container_with_the_rights_for_it() -> None:
             linux=evolve(spec.linux, seccomp=None, masked_paths=(), readonly_paths=()),
         )
     )
-    source = os.path.dirname(os.path.dirname(__import__("pycontain").__file__))
+    source = SOURCE
     code = """
 import sys
 sys.path.insert(0, sys.argv[1])

@@ -27,11 +27,7 @@ def needs(*controllers: str) -> None:
 # ---- memory
 
 
-@pytest.mark.parametrize(
-    "how",
-    ["plain", "init", "user", "userns", "host pid", "joined pid", "pids too"],
-    ids=lambda how: how.replace(" ", "-"),
-)
+@pytest.mark.parametrize("how", ["plain", "init", "user", "userns", "host-pid", "joined-pid", "pids-too"])
 def test_a_command_above_its_memory_limit_is_out_of_memory(box: Container, how: str) -> None:
     needs("memory")
     limited = box.with_limits(memory="16M")
@@ -216,6 +212,7 @@ print(result.text.strip(), result.usage.memory_peak, result.usage.pids_peak, res
 
 def test_nothing_is_started_when_a_limit_is_refused(box: Container, tmp_path: Path) -> None:
     spec = box.with_bind(tmp_path, "/data").spec()
+    assert spec.linux is not None
     resources = Resources(unified=FrozenMap({"no.such_file": "1"}))
     refused = Container.from_spec(evolve(spec, linux=evolve(spec.linux, resources=resources)))
     with pytest.raises(PycontainError, match=r"no\.such_file|unified"):

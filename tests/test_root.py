@@ -110,6 +110,7 @@ umount(base + "/late")
 
 def test_a_root_that_would_show_its_mounts_to_the_host_is_refused(box: Container) -> None:
     spec = box.spec(["true"])
+    assert spec.linux is not None
     shared = evolve(spec, linux=evolve(spec.linux, rootfs_propagation="shared"))
     with pytest.raises(PycontainError, match="shared would show the container's mounts to the host"):
         Container.from_spec(shared).run(["true"])
@@ -433,6 +434,7 @@ def test_read_only_paths_cannot_be_written_to(box: Container, path: str) -> None
 
 def test_more_can_be_masked_and_made_read_only(box: Container) -> None:
     spec = box.spec()
+    assert spec.linux is not None
     linux = evolve(
         spec.linux, masked_paths=("/etc/passwd", "/home", "/not/there"), readonly_paths=("/var", "/not/there")
     )

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from inside import LIMIT, sh
 
-from pycontain import Container, SpecError
+from pycontain import Container, NotSupported, SpecError
 from pycontain.runtimes.compile import compile_spec
 from pycontain.spec import FrozenMap, Mount, Spec
 
@@ -100,7 +100,11 @@ def test_a_specification_goes_to_a_container_and_back(container: Container, argv
 def test_the_specification_says_all_that_the_plan_does(container: Container) -> None:
     """The same steps come of it, but for the seccomp filter, which is compiled from the profile."""
     again = Container.from_spec(container.spec())
-    ours, theirs = container._compile(), again._compile()
+    try:
+        ours = container._compile()
+    except NotSupported:  # a sysctl without a network of its own
+        reject()
+    theirs = again._compile()
     assert [step.text for step in ours.plan.steps if "seccomp" not in step.text] == [
         step.text for step in theirs.plan.steps if "seccomp" not in step.text
     ]
