@@ -105,7 +105,7 @@ def _encode(steps: Sequence[Step]) -> tuple[bytes, dict[str, int]]:
             )
         )
     if len(slots) > lib.PC_SLOTS:
-        raise InvalidArgument(f"a container can have {lib.PC_SLOTS} mounts and descriptors, this one needs {len(slots)}")
+        raise InvalidArgument(f"{len(slots)} mounts and descriptors are too many: at most {lib.PC_SLOTS}")
     blob.append(0)
     size = start + len(blob)
     return PLAN_HEADER.pack(lib.PC_PLAN_MAGIC, size, len(steps), 0) + b"".join(records) + bytes(blob), slots
