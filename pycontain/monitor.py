@@ -81,7 +81,7 @@ class Monitor:
             self._by_fd.pop(fd, None)
             try:
                 epoll.unregister(fd)
-            except FileNotFoundError:  # an error came before it was registered
+            except OSError:  # an error came before it was registered, or the end of Python has closed it
                 pass
 
     def _run(self, epoll: select.epoll) -> None:
