@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 Path = Union[str, "os.PathLike[str]"]
 RLIM_INFINITY = 2**64 - 1  # as the kernel and the OCI write it; Python's resource module has -1
 
+OLD_VERSION = "1.0.2"  # of the OCI runtime specification, which runtimes of any age take
+
 
 @frozen(repr=False)
 class Container:
@@ -60,6 +62,7 @@ class Container:
     _spec: Spec
     _user: str | None = None
     _default_filter: bool = True
+    _joined: FrozenMap[Task] = field(default=FrozenMap(), eq=False)
     _compiled: dict[object, Compiled] = field(factory=dict, init=False, eq=False)
 
     # ---- where it comes from
@@ -239,7 +242,10 @@ class Container:
         namespaces = [namespace for namespace in self._linux.namespaces if namespace.type != kind]
         if where != "host":
             namespaces.append(Namespace(kind, _namespace_path(kind, where)))
-        changed = self._with_linux(namespaces=tuple(namespaces))
+        joined = {name: task for name, task in self._joined.items() if name != kind}
+        if isinstance(where, Task):
+            joined[kind] = where
+        changed = evolve(self._with_linux(namespaces=tuple(namespaces)), joined=FrozenMap(joined))
         return changed._without_mounts() if kind == "mount" and where != "new" else changed
 
     def _without_mounts(self) -> Self:
@@ -367,6 +373,8 @@ class Container:
         if self._default_filter:
             profile = default_profile(frozenset(self._capabilities))
             spec = evolve(spec, linux=evolve(spec.linux or Linux(), seccomp=profile))
+            if not _needs_new_version(spec):
+                spec = evolve(spec, oci_version=OLD_VERSION)
         return spec
 
     def plan(self) -> Plan:
@@ -381,6 +389,9 @@ class Container:
 
     def _compile_for(self, terminal: ConsoleSize | None) -> Compiled:
         fill_standard_streams()
+        for kind, task in self._joined.items():
+            if task.state not in ("running", "paused"):  # its pid may be another's by now
+                raise TaskError(f"{task!r} has ended: its {kind} namespace cannot be joined any more")
         compiled = self._compiled.get(terminal)
         if compiled is None:
             spec = self._resolved()
@@ -481,6 +492,12 @@ def _check_encoding(encoding: str, errors: str) -> None:
         raise InvalidArgument(str(error)) from None
 
 
+def _needs_new_version(spec: Spec) -> bool:
+    """Whether a specification has what came with version 1.1."""
+    time = spec.linux is not None and any(namespace.type == "time" for namespace in spec.linux.namespaces)
+    return time or spec.domainname is not None
+
+
 def _absolute(path: Path) -> str:
     text = os.fspath(path)
     if not text.startswith("/"):
@@ -502,7 +519,7 @@ def _namespace_path(kind: NamespaceName, where: NetworkNamespace | Task | Path) 
             raise InvalidArgument(f"a network namespace cannot be the container's {kind} namespace")
         return where.path
     if isinstance(where, Task):
-        if where.state != "running":
+        if where.state not in ("running", "paused"):
             raise TaskError(f"{where!r} does not run: its namespaces cannot be joined")
         return f"/proc/{where.pid}/ns/{NamespaceType.from_name(kind).file_name}"
     path = os.fspath(where)

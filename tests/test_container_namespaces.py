@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from inside import LIMIT, ends, namespace_of, python, sh, wait_for
 
-from pycontain import Container, InvalidArgument, NotSupported, SpecError, StartFailed
+from pycontain import Container, InvalidArgument, NotSupported, SpecError, StartFailed, TaskError
 from pycontain.linux.namespaces import ALL_NAMESPACES, Namespace, NamespaceType
 from pycontain.linux.prctl import get_dumpable
 
@@ -480,3 +480,19 @@ def test_init_reports_the_signal_that_ended_the_command(box: Container, number: 
 def test_init_needs_a_pid_namespace(box: Container) -> None:
     with pytest.raises(SpecError, match="init: belongs to a new pid namespace"):
         box.with_namespace("pid", "host").with_init().run(["true"])
+
+
+def test_the_namespace_of_a_task_that_has_ended_is_not_joined(box: Container) -> None:
+    """Its pid may be that of another process by then."""
+    with box.start(["sleep", "60"]) as task:
+        joining = box.with_network(task)
+        assert joining.run(["true"]).ok
+    with pytest.raises(TaskError, match="has ended"):
+        joining.run(["true"])
+    with pytest.raises(TaskError):
+        box.with_network(task)
+
+
+def test_a_new_user_namespace_is_not_combined_with_the_pid_namespace_of_another(box: Container) -> None:
+    with box.start(["sleep", "60"]) as task, pytest.raises(NotSupported, match="user namespace"):
+        box.with_userns().with_namespace("pid", task).run(["true"])

@@ -7,8 +7,10 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -391,3 +393,34 @@ def test_signals_from_inside_reach_no_one_outside(box: Container) -> None:
     assert sh(box, "kill -9 -1; echo still here").endswith("still here")
     assert not box.run(["kill", str(os.getppid())]).ok
     assert signal.getsignal(signal.SIGTERM) is not None
+
+
+def test_the_callers_soft_limits_are_not_passed_on(busybox_root: Path) -> None:
+    program = """
+        import resource, sys
+        from pycontain import Container
+        resource.setrlimit(resource.RLIMIT_NOFILE, (333, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        resource.setrlimit(resource.RLIMIT_CPU, (777, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+        print(Container.from_rootfs(sys.argv[1]).run(["sh", "-c", "ulimit -n; ulimit -t; ulimit -c"]).check().text)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(busybox_root)]
+    limits = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert limits == ["1024", "unlimited", "0"]
+
+
+def test_protection_from_the_oom_killer_is_not_passed_on(busybox_root: Path) -> None:
+    program = """
+        import sys
+        from pycontain import Container
+        try:
+            open("/proc/self/oom_score_adj", "w").write("-500")
+        except PermissionError:
+            sys.exit("not allowed")
+        print(Container.from_rootfs(sys.argv[1]).run(["cat", "/proc/self/oom_score_adj"]).check().text)
+        print(open("/proc/self/oom_score_adj").read())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(busybox_root)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "not allowed" in ended.stderr:
+        pytest.skip("this user may not lower oom_score_adj (CAP_SYS_RESOURCE)")
+    assert ended.stdout.split() == ["0", "-500"]

@@ -528,6 +528,27 @@ static long op_loopback(exec_t *x)
     return ret;
 }
 
+/* INIT_RLIMITS (include/asm-generic/resource.h): what init has, and not what the caller made of it. The hard limits
+ * stay, which only a privileged process can raise. */
+static long op_soft_limits(exec_t *x)
+{
+    static const uint64_t defaults[16] = {
+        ~0ULL, ~0ULL, ~0ULL, 8 << 20 /* STACK */, 0 /* CORE */, ~0ULL, ~0ULL, 1024 /* NOFILE */, 8 << 20 /* MEMLOCK */,
+        ~0ULL, ~0ULL, ~0ULL, 819200 /* MSGQUEUE */, 0 /* NICE */, 0 /* RTPRIO */, ~0ULL,
+    };
+    struct { uint64_t soft, hard; } limit;
+    long ret = 0;
+
+    for (unsigned resource = 0; resource < 16 && ret == 0; resource++) {
+        ret = CALL(x, prlimit64, 0, resource, NULL, &limit);
+        if (ret < 0)
+            break;
+        limit.soft = defaults[resource] < limit.hard ? defaults[resource] : limit.hard;
+        ret = CALL(x, prlimit64, 0, resource, &limit, NULL);
+    }
+    return ret;
+}
+
 static long op_keyring(exec_t *x)
 {
     long ret = CALL(x, keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
@@ -751,6 +772,7 @@ static long run_step(exec_t *x, step_t *s)
     case PC_DOMAINNAME: return CALL(x, setdomainname, text(x, s->s2), s->len);
     case PC_LOOPBACK: return op_loopback(x);
     case PC_RLIMIT: return CALL(x, prlimit64, 0, s->n1, &s->n2, NULL); /* n2, n3: struct rlimit64 */
+    case PC_SOFT_LIMITS: return op_soft_limits(x);
     case PC_SETSID: { long ret = CALL(x, setsid, 0); return ret < 0 ? ret : 0; }
     case PC_KEYRING: return op_keyring(x);
     case PC_UMASK: CALL(x, umask, s->n1); return 0;

@@ -288,6 +288,10 @@ def rlimit(resource: int, soft: int, hard: int, name: str) -> Step:
     return Step(f"prlimit {name} {soft}:{hard}", lib.PC_RLIMIT, n1=resource, n2=soft, n3=hard)
 
 
+def default_soft_limits() -> Step:
+    return Step("give the soft resource limits their defaults", lib.PC_SOFT_LIMITS)
+
+
 def setsid() -> Step:
     return Step("setsid", lib.PC_SETSID)
 

@@ -20,7 +20,7 @@ from pycontain.linux.plan import Plan, Step
 from pycontain.runtimes.drivers import CgroupChoice
 from pycontain.runtimes.obstacles import setgroups_denied
 from pycontain.runtimes.rootfs import RootPlan
-from pycontain.spec import IDMapping, Linux, Process, Resources, Spec
+from pycontain.spec import IDMapping, Linux, Process, Resources, Rlimit, Spec
 
 INIT = "org.pycontain.init"
 CGROUP = "org.pycontain.cgroup."  # followed by driver, parent, name
@@ -154,6 +154,11 @@ class _Compiler:
             raise SpecError("linux.uidMappings, linux.gidMappings: a new user namespace needs both")
         if "user" not in self.new and (linux.uid_mappings or linux.gid_mappings):
             raise SpecError("linux.uidMappings: belongs to a new user namespace, and this container has none")
+        if "user" in self.new and NEED_HELPER & self.joins.keys():
+            raise NotSupported(
+                "a new user namespace cannot be combined with the namespaces of another",
+                remedy="Join the user namespace of the task as well, or none of its pid and time namespaces",
+            )
         if linux.time_offsets and "time" not in self.new:
             raise SpecError("linux.timeOffsets: belongs to a new time namespace, and this container has none")
         if (self.spec.hostname or self.spec.domainname) and "uts" not in self.new:
@@ -172,8 +177,9 @@ class _Compiler:
             steps.umask(0),
             steps.enter_cgroups(CGROUP_SLOTS),
         ]
-        if process.oom_score_adj is not None:
-            result.append(steps.write_file("/proc/self/oom_score_adj", str(process.oom_score_adj)))
+        score = _oom_score_adj(process)
+        if score is not None:
+            result.append(steps.write_file("/proc/self/oom_score_adj", str(score)))
         result += [
             steps.join(f"join-{kind}", int(NamespaceType.from_name(kind)), kind)
             for kind in JOIN_ORDER if kind in self.joins
@@ -228,30 +234,35 @@ class _Compiler:
 
     def _system(self, linux: Linux) -> list[Step]:
         """Names, the loopback interface and resource limits: what needs privileges but no paths."""
-        result = []
+        result: list[Step] = []
         if self.spec.hostname:
             result.append(steps.hostname(self.spec.hostname))
         if self.spec.domainname:
             result.append(steps.domainname(self.spec.domainname))
         if "network" in self.new:
             result.append(steps.loopback())
+        return result + self._raised_limits()
+
+    def _raised_limits(self) -> list[Step]:
+        """Hard limits above the caller's need privileges, and are set while there are some."""
+        return [
+            steps.rlimit(number, limit.hard, limit.hard, limit.type)
+            for number, limit in self._rlimits() if limit.hard > _own_hard_limit(number)
+        ]
+
+    def _limits(self) -> list[Step]:
+        """Set when no more descriptors are needed: their limit may be lower than the number of those that are open."""
+        asked = [steps.rlimit(number, limit.soft, limit.hard, limit.type) for number, limit in self._rlimits()]
+        return [steps.default_soft_limits(), *asked]
+
+    def _rlimits(self) -> list[tuple[int, Rlimit]]:
+        numbers = []
         for limit in self._process().rlimits:
             number = getattr(resource, limit.type, None)
             if number is None:
                 raise NotSupported(f"process.rlimits: {limit.type} is not known here")
-            if limit.type != "RLIMIT_NOFILE":
-                result.append(steps.rlimit(number, limit.soft, limit.hard, limit.type))
-            elif limit.hard > _own_open_files():
-                result.append(steps.rlimit(number, limit.hard, limit.hard, limit.type))
-        return result
-
-    def _open_files(self) -> list[Step]:
-        """Set when no more descriptors are needed: it may be lower than the number of those that the caller has open.
-        Only raising it needs privileges."""
-        return [
-            steps.rlimit(resource.RLIMIT_NOFILE, limit.soft, limit.hard, limit.type)
-            for limit in self._process().rlimits if limit.type == "RLIMIT_NOFILE"
-        ]
+            numbers.append((number, limit))
+        return numbers
 
     def _become(self, process: Process, linux: Linux, helper: bool) -> list[Step]:
         """From the parent's word to the command: privileges are dropped, descriptors closed, the filter is set."""
@@ -285,7 +296,7 @@ class _Compiler:
         init = self.spec.annotations.get(INIT) == "true"
         if init:
             result.append(steps.keep("init-report"))
-        result += [*self._open_files(), *self._filter(linux)]
+        result += [*self._limits(), *self._filter(linux)]
         result.append(steps.execute("init") if init else steps.execute())
         return result
 
@@ -307,9 +318,17 @@ def _search_path(process: Process) -> tuple[str, ...]:
     return ("/usr/local/bin", "/usr/bin", "/bin")
 
 
-def _own_open_files() -> int:
-    """The hard limit of open files of this process, which its children have too."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+def _oom_score_adj(process: Process) -> int | None:
+    """What to set: what is asked for, or 0 where the caller is protected from the OOM killer: that is not passed on."""
+    if process.oom_score_adj is not None:
+        return process.oom_score_adj
+    with open("/proc/self/oom_score_adj") as file:
+        return 0 if int(file.read()) < 0 else None
+
+
+def _own_hard_limit(number: int) -> int:
+    """The hard limit of a resource in this process, which its children have too."""
+    hard = resource.getrlimit(number)[1]
     return 2**64 - 1 if hard == resource.RLIM_INFINITY else hard
 
 

@@ -63,6 +63,10 @@ def reason_for(syscall: str, code: int, step: str = "", user_namespace: bool = F
     """
     if code in (errno.EMFILE, errno.ENFILE):
         return Reason("", DESCRIPTORS)
+    if code == errno.ENOMEM:
+        return Reason("there is no memory for the start itself", "Raise the container's memory limit, or free memory")
+    if code == errno.EDQUOT and syscall == "keyctl":
+        return Reason("this user has too many keyrings, one for each container", "Raise the sysctl kernel.keys.maxkeys")
     if code == errno.ENOSYS:
         return obstacles.filtered_calls() or Reason("", OLD_KERNEL)
     if code == errno.ENODEV:

@@ -78,6 +78,18 @@ class RootPlan:
             self._parts.append("root")
         for index, mount in enumerate(self.spec.mounts):
             self._mount(mount, f"mount{index}")
+        if self.spec.linux is not None and self.spec.linux.masked_paths:
+            self._null_device()
+
+    def _null_device(self) -> None:
+        """What covers masked files: a node of our own. The root's could be planted (CVE-2025-31133), and the host's
+        would let root inside change its mode; in a user namespace, where it cannot, no node can be made."""
+        if self.user_namespace:
+            self.sources.append(steps.open_path("/dev/null", "null", null_device=True))
+        else:
+            device = os.makedev(1, 3)
+            self.steps.append(steps.mknod("scratch", "null", stat.S_IFCHR | 0o666, device))
+            self.steps.append(steps.open_path("null", "null", root="scratch", null_device=True))
 
     def finish(self) -> list[Step]:
         """What comes after all else was written below the root: it may be read-only from then on."""
@@ -87,7 +99,6 @@ class RootPlan:
             last += [
                 steps.mkdir("scratch", "empty", 0o555),
                 steps.open_path("empty", "empty", root="scratch", directory=True),
-                steps.open_path("/dev/null", "null", root="root", null_device=True),
             ]
             last += [steps.mask("root", path, null="null", empty="empty") for path in linux.masked_paths]
         if linux is not None:

@@ -152,7 +152,7 @@ def test_descriptors_of_a_range_that_are_not_one_after_the_other_are_a_mistake()
 def test_no_more_descriptors_than_the_table_holds() -> None:
     fits = Plan(tuple(steps.close(str(number)) for number in range(lib.PC_SLOTS)))
     assert check(fits.encoded) == 0
-    with pytest.raises(ValueError, match=f"{lib.PC_SLOTS} mounts and descriptors"):
+    with pytest.raises(ValueError, match=f"mounts and descriptors are too many: at most {lib.PC_SLOTS}"):
         Plan(tuple(steps.close(str(number)) for number in range(lib.PC_SLOTS + 1)))
 
 

@@ -138,7 +138,7 @@ static void touch(long nr, long a, long b, long c, long d, long e)
     case __NR_sethostname: case __NR_setdomainname: reads((void *)a, (size_t)b); break;
     case __NR_setgroups: reads((void *)b, (size_t)a * sizeof(uint32_t)); break;
     case __NR_capset: reads((void *)a, 8); reads((void *)b, 24); break;
-    case __NR_prlimit64: reads((void *)c, 16); break;
+    case __NR_prlimit64: if (c) reads((void *)c, 16); if (d) writes((void *)d, 16); break;
     case __NR_rt_sigaction: reads((void *)b, 32); break;
     case __NR_rt_sigprocmask: reads((void *)b, 8); break;
     case __NR_sendmsg: reads_message((struct pc_message_head *)b); break;

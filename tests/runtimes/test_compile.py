@@ -106,11 +106,12 @@ def test_the_phases_follow_each_other_as_security_needs(tmp_path: Path) -> None:
         "mask /proc/kcore", "make /proc/sys read-only",  # after all else below the root was done
         "mount_setattr root (rdonly)",
         "pivot_root, detach the old root",
-        "sethostname box", "setdomainname example", "bring lo up", "prlimit RLIMIT_CORE 0:0",
+        "sethostname box", "setdomainname example", "bring lo up",
         "wait for the parent's word",  # everything below needs no privileges of the host
         "capability bounding set", "become uid 0", "capset", "ambient capabilities 0x0", "no_new_privs",
         "chdir /", "umask 022", "reset all signals", "set standard input, output and error",
         "close descriptors from 3 on at exec",
+        "give the soft resource limits their defaults", "prlimit RLIMIT_CORE 0:0",
         "prlimit RLIMIT_NOFILE 64:64",  # it may be below what the steps before it have open
         "seccomp filter",  # last: it forbids what the steps before it do
         "execute the command",
