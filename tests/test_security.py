@@ -413,7 +413,7 @@ def test_protection_from_the_oom_killer_is_not_passed_on(busybox_root: Path) -> 
         import sys
         from pycontain import Container
         try:
-            open("/proc/self/oom_score_adj", "w").write("-500")
+            open("/proc/self/oom_score_adj", "wb", 0).write(b"-500")
         except PermissionError:
             sys.exit("not allowed")
         print(Container.from_rootfs(sys.argv[1]).run(["cat", "/proc/self/oom_score_adj"]).check().text)
