@@ -169,6 +169,10 @@ class CgroupfsDriver:
                 if error.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT):
                     raise CgroupError(f"{subtree.parent} cannot be removed", errno=error.errno) from error
             subtree.forget()
+        self.forget_program()
+
+    def forget_program(self) -> None:
+        """Unloads the device program that is kept for the next group."""
         self._program = None
 
     def _choose_translation(self) -> Translation:

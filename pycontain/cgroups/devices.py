@@ -37,7 +37,8 @@ DEFAULT_DEVICES: tuple[DeviceRule, ...] = (
 )
 """The OCI specification's default list: what every container may use."""
 
-_ONLY_DEFAULT = (DeviceRule(allow=False, access=ALL_ACCESS), *DEFAULT_DEVICES)
+DENY_ALL = DeviceRule(allow=False, access=ALL_ACCESS)
+_ONLY_DEFAULT = (DENY_ALL, *DEFAULT_DEVICES)
 
 
 def with_defaults(rules: tuple[DeviceRule, ...]) -> tuple[DeviceRule, ...]:

@@ -14,17 +14,23 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from typing import TYPE_CHECKING
 
 from pycontain.cgroups import files, parse, systemd_properties, v2
 from pycontain.cgroups.cgroupfs import CgroupfsDriver
 from pycontain.cgroups.driver import Reason
+from pycontain.cgroups.group import CgroupfsGroup
 from pycontain.cgroups.hierarchy import read_layout
-from pycontain.cgroups.kill import pauses
-from pycontain.cgroups.systemd_bus import Bus, CallRefused, Property
+from pycontain.cgroups.systemd_bus import CallRefused, Property, bus_at
 from pycontain.cgroups.systemd_group import SystemdGroup
-from pycontain.cgroups.systemd_layout import named_hierarchy, system_layout, unified_mount, user_layout
+from pycontain.cgroups.systemd_layout import (
+    CONTROLLERS_V1,
+    named_hierarchy,
+    remove_empty,
+    system_layout,
+    unified_mount,
+    user_layout,
+)
 from pycontain.cgroups.systemd_pause import Pause
 from pycontain.cgroups.systemd_units import PREFIX, SUFFIX, name_of, slice_path, unit_of
 from pycontain.errors import CgroupError, InvalidArgument, LimitNotSupported, NotSupported, PycontainError
@@ -51,7 +57,7 @@ class SystemdDriver:
         user = os.geteuid() != 0
         self.slice = parent or ("app.slice" if user else "machine.slice")
         place = slice_path(self.slice)
-        self._bus = Bus(_address(user))
+        self._bus = bus_at(_address(user))
         self.version = self._property("Version")
         root, layout = self._property("ControlGroup"), read_layout()
         self._layout = user_layout(layout, root, place) if user else system_layout(layout, root, place)
@@ -62,7 +68,6 @@ class SystemdDriver:
         self._delegated = unified.usable if unified else frozenset()
         self._named = named_hierarchy(root, place)
         self._mount = unified_mount() if user else None
-        os.register_at_fork(after_in_child=self._bus.after_fork)
 
     def __repr__(self) -> str:
         return f"<systemd {self.version}, {self.slice}>"
@@ -93,8 +98,23 @@ class SystemdDriver:
         """The limits as properties. Raises as `create` does for limits that cannot be enforced."""
         return systemd_properties.properties(self._groups.limits(resources).settings)
 
-    def attach(self, unit: str, subgroup: str, pid: int) -> None:
+    def must_move(self, unit: str) -> bool:
+        """Whether the kernel forbids this user to start a process in the scope: `cgroup.procs` of the nearest group
+        above both must be writable (cgroup-v2.rst, "Delegation Containment"), and for a login session that is root's.
+        """
+        if self._mount is None or self._unified is None:
+            return False
+        own = parse.own_groups(files.read("/proc/self/cgroup")).get("", "/")
+        common = os.path.commonpath((own, f"{self._unified}/{unit}"[len(self._mount):]))
+        return not os.access(f"{self._mount}{common}/cgroup.procs", os.W_OK, effective_ids=True)
+
+    def move(self, pid: int, unit: str, subgroup: str) -> None:
+        """Has systemd move a process of this user."""
         self._bus.call("AttachProcessesToUnit", "ssau", (unit, subgroup, [pid]))
+
+    def open_named_tasks(self, unit: str) -> int | None:
+        """The `tasks` of a scope in v1's hierarchy without controllers, where systemd counts its processes."""
+        return None if self._named is None else os.open(f"{self._named}/{unit}/tasks", os.O_WRONLY | os.O_CLOEXEC)
 
     def set_properties(self, unit: str, properties: list[Property]) -> None:
         try:
@@ -113,17 +133,6 @@ class SystemdDriver:
             if result not in ("done", "canceled"):
                 raise CgroupError(f"systemd could not stop {unit}: {result}", remedy=f"See `systemctl status {unit}`")
 
-    def await_end(self, group: SystemdGroup, timeout: float) -> None:
-        """Waits for the end of the last process of a group that was opened."""
-        for _ in pauses(time.monotonic() + timeout):
-            pids = group.processes()
-            if not pids:
-                return
-        raise CgroupError(
-            f"the cgroup {group.name} cannot be removed: processes {sorted(pids)} are in {', '.join(group.paths)}",
-            errno=errno.EBUSY, remedy="Kill them first (`kill()` ends all of them)",
-        )
-
     def names(self) -> set[str]:
         """Of all our scopes, in whichever slice."""
         units, = self._bus.call("ListUnitsByPatterns", "asas", ([], [f"{PREFIX}*{SUFFIX}"]))
@@ -131,10 +140,17 @@ class SystemdDriver:
 
     def open(self, name: str) -> SystemdGroup:
         scope = self._groups.open(unit_of(name))
-        return SystemdGroup(self, name, scope, scope)
+        task = CgroupfsGroup(self._groups, name, scope)
+        task.subtrees = [subtree for subtree in scope.subtrees if os.path.isdir(task.path_in(subtree))]
+        return SystemdGroup(self, name, scope, task)
 
     def remove_parent_if_empty(self) -> None:
-        """Nothing: to stop a slice would stop a scope that somebody else starts in it at that moment."""
+        """Removes the slice's directories in v1 hierarchies that systemd does not use, where they are ours. The slice
+        stays: to stop it would stop a scope that somebody else starts in it at that moment."""
+        for hierarchy in self._layout.hierarchies:
+            if hierarchy.version == 1 and not hierarchy.controllers & CONTROLLERS_V1:
+                remove_empty(hierarchy.base, hierarchy.parent)
+        self._groups.forget_program()
 
     def _property(self, name: str) -> str:
         interface = "org.freedesktop.DBus.Properties"
@@ -172,23 +188,10 @@ class SystemdDriver:
             v2.give(f"{self._unified}/{unit}", self._delegated.intersection((*_MEASURED, *limited)), "pause")
         task = self._groups.create_child(scope, name, resources)
         try:
-            subgroup = f"/{name}" if self._needs_adoption(unit) else None
-            named = None if self._named is None else os.open(f"{self._named}/{unit}/tasks", os.O_WRONLY | os.O_CLOEXEC)
+            return SystemdGroup(self, name, scope, task, pause)
         except BaseException:
             task.remove()
             raise
-        return SystemdGroup(self, name, scope, task, pause, named, subgroup)
-
-    def _needs_adoption(self, unit: str) -> bool:
-        """Whether the kernel forbids this user to start a process in the scope: `cgroup.procs` of the nearest group
-        above both must be writable (cgroup-v2.rst, "Delegation Containment"), and for a login session that is root's.
-        """
-        if self._mount is None or self._unified is None:
-            return False
-        own = parse.own_groups(files.read("/proc/self/cgroup")).get("", "/")
-        scope = f"{self._unified}/{unit}"[len(self._mount):]
-        common = os.path.commonpath((own, scope))
-        return not os.access(f"{self._mount}{common}/cgroup.procs", os.W_OK, effective_ids=True)
 
     def _give_up(self, unit: str) -> None:
         """After a failed start: without the pause process systemd removes the unit by itself, also when it cannot be

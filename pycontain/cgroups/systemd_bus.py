@@ -45,8 +45,16 @@ class ConnectionLost(CgroupError):
     """The connection ended in the middle of a call: what was asked for may have been done or not."""
 
 
+def bus_at(address: str) -> Bus:
+    """The process's one connection to the bus at this socket, made at its first call."""
+    return _buses.setdefault(address, Bus(address))
+
+
 class Bus:
-    """The bus at a socket, connected at the first call, and again in a forked child and after the bus was restarted."""
+    """The bus at a socket, connected at the first call, and again in a forked child and after a restart of the bus.
+
+    Use `bus_at`.
+    """
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -76,7 +84,7 @@ class Bus:
     def _connected(self) -> _Connection:
         with self._lock:
             connection = self._connection
-            if connection is None or connection.pid != os.getpid() or not connection.is_usable():
+            if connection is None or not connection.is_usable():
                 if connection is not None:
                     connection.close()
                 connection = self._connection = _Connection(self.address)
@@ -88,16 +96,18 @@ class Bus:
                 self._connection.close()
                 self._connection = None
 
-    def after_fork(self) -> None:
-        """In a child of os.fork: a lock that was held by another thread would be held forever."""
+    def disown(self) -> None:
+        """In a child of os.fork: the connection is the parent's, and a lock may have been held by another thread."""
         self._lock = threading.Lock()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 class _Connection:
     """A socket on which any number of threads wait: one of them reads, for all."""
 
     def __init__(self, address: str) -> None:
-        self.pid = os.getpid()
         self._socket = _open(address)
         from jeepney import Parser
 
@@ -233,6 +243,16 @@ class _Connection:
 
 
 _RETRY = "Try again: was the bus restarted?"
+
+_buses: dict[str, Bus] = {}
+
+
+def _after_fork() -> None:
+    for bus in _buses.values():
+        bus.disown()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _open(address: str) -> socket.socket:

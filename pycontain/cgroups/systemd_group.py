@@ -5,46 +5,39 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pycontain.cgroups import files
 from pycontain.cgroups.driver import CgroupUsage
 from pycontain.cgroups.group import CgroupfsGroup
 from pycontain.cgroups.systemd_pause import Pause
+from pycontain.spec import CPU, Resources
 
 if TYPE_CHECKING:
     from pycontain.cgroups.oom import OomWatch
     from pycontain.cgroups.stats import Stats
     from pycontain.cgroups.systemd import SystemdDriver
-    from pycontain.spec import Resources
 
 
-class SystemdGroup:
-    """Made by `SystemdDriver.create` and `open`. See the protocol `Cgroup`.
+class DelegatedGroup:
+    """A group in a scope: the task's, or one below that (`child`). See the protocol `Cgroup`.
 
     Attributes:
         unit: the scope, such as `pycontain-NAME.scope`.
-        scope: its directories. Nothing is written there.
-        task: the directories of the task below them. In a scope that was opened it is the scope itself.
+        task: the directories.
     """
 
-    __slots__ = ("_driver", "_named_tasks", "_pause", "_subgroup", "name", "scope", "task", "unit")
+    __slots__ = ("_driver", "_named_tasks", "_subgroup", "name", "task", "unit")
 
-    def __init__(
-        self, driver: SystemdDriver, name: str, scope: CgroupfsGroup, task: CgroupfsGroup, pause: Pause | None = None,
-        named_tasks: int | None = None, subgroup: str | None = None,
-    ) -> None:
+    def __init__(self, driver: SystemdDriver, unit: str, name: str, task: CgroupfsGroup, subgroup: str) -> None:
         self._driver = driver
-        self._pause = pause
-        self._named_tasks = named_tasks  # the descriptor of `tasks` in v1's hierarchy without controllers
-        self._subgroup = subgroup  # where systemd has to put the first process
+        self._subgroup = subgroup  # below the scope
+        self._named_tasks = driver.open_named_tasks(unit) if task.attach_fds else None
         self.name = name
-        self.unit: str = scope.name
-        self.scope = scope
         self.task = task
-        if subgroup is not None:
+        self.unit = unit
+        if driver.must_move(unit):
             task.close_fds()
 
     def __repr__(self) -> str:
-        return f"<cgroup {self.name} of {self.unit}: {' '.join(self.paths) or 'no directories'}>"
+        return f"<cgroup {self.name} in {self.unit}: {' '.join(self.paths) or 'no directories'}>"
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -60,8 +53,8 @@ class SystemdGroup:
         return (*self.task.attach_fds, *named)
 
     def adopt(self, pid: int) -> None:
-        if self._subgroup is not None:
-            self._driver.attach(self.unit, self._subgroup, pid)
+        if self._driver.must_move(self.unit):
+            self._driver.move(pid, self.unit, self._subgroup)
 
     def close_fds(self) -> None:
         self.task.close_fds()
@@ -82,11 +75,7 @@ class SystemdGroup:
         self.task.kill(timeout)
 
     def update(self, resources: Resources) -> None:
-        """First in our own group, where the kernel says what it does not take, then in the unit."""
-        properties = self._driver.properties(resources)
         self.task.update(resources)
-        if properties:
-            self._driver.set_properties(self.unit, properties)
 
     @property
     def frozen(self) -> bool:
@@ -99,20 +88,47 @@ class SystemdGroup:
     def thaw(self) -> None:
         self.task.thaw()
 
-    def child(self, name: str, resources: Resources | None = None) -> CgroupfsGroup:
-        """Limited by its files: it is in what systemd has delegated."""
-        return self.task.child(name, resources)
+    def child(self, name: str, resources: Resources | None = None) -> DelegatedGroup:
+        """Limited by its files alone: it is in what systemd has delegated."""
+        task = self.task.child(name, resources)
+        return DelegatedGroup(self._driver, self.unit, f"{self.name}/{name}", task, f"{self._subgroup}/{name}")
 
     def remove(self, timeout: float = 2.0) -> None:
         self.close_fds()
-        if self.task is not self.scope:
-            self.task.remove(timeout)
-        else:
-            self._driver.await_end(self, timeout)
-        self.end()
+        self.task.remove(timeout)
 
-    def end(self) -> None:
-        """Ends the pause process and the unit, in which there is nothing else any more."""
+
+class SystemdGroup(DelegatedGroup):
+    """A scope with the group of its task. Made by `SystemdDriver.create` and `open`.
+
+    Attributes:
+        scope: the scope's directories. Nothing is written there.
+    """
+
+    __slots__ = ("_pause", "scope")
+
+    def __init__(
+        self, driver: SystemdDriver, name: str, scope: CgroupfsGroup, task: CgroupfsGroup, pause: Pause | None = None,
+    ) -> None:
+        super().__init__(driver, scope.name, name, task, f"/{name}")
+        self._pause = pause
+        self.scope = scope
+
+    def update(self, resources: Resources) -> None:
+        """First in our own group, where the kernel says what it does not take, then in the unit."""
+        properties = self._driver.properties(resources)
+        if self._driver.hierarchy != "v2" and resources.cpu is not None and resources.cpu.quota:
+            # v1 takes no quota above that of the group above, nor one below that of a group below; -1 is neither.
+            self.task.update(Resources(cpu=CPU(quota=-1)))
+            self._driver.set_properties(self.unit, properties)
+            self.task.update(resources)
+            return
+        self.task.update(resources)
+        if properties:
+            self._driver.set_properties(self.unit, properties)
+
+    def remove(self, timeout: float = 2.0) -> None:
+        super().remove(timeout)
         pause, self._pause = self._pause, None
         if pause is not None:
             pause.end()
@@ -120,6 +136,3 @@ class SystemdGroup:
             self._driver.stop(self.unit)
             # In hierarchies that systemd does not use (v1's cpuset, freezer, hugetlb) the scope's directory is ours.
             self.scope.remove()
-
-    def processes(self) -> set[int]:
-        return files.processes(self.paths)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 
 from pycontain.cgroups import files, parse
@@ -9,7 +11,8 @@ from pycontain.cgroups.driver import Reason
 from pycontain.cgroups.hierarchy import Hierarchy, Layout, is_visible
 from pycontain.errors import NotSupported
 
-# Those that systemd gives to units on v2 (CGROUP_MASK_V2 in its src/basic/cgroup-util.h).
+# Those that systemd gives to units (CGROUP_MASK_V1 and CGROUP_MASK_V2 in its src/basic/cgroup-util.h).
+CONTROLLERS_V1 = frozenset(("cpu", "cpuacct", "blkio", "memory", "devices", "pids"))
 _DELEGATED = frozenset(("cpu", "cpuset", "io", "memory", "pids"))
 
 
@@ -46,6 +49,17 @@ def named_hierarchy(root: str, place: str) -> str | None:
         if "name=systemd" in mount.super_options:
             return f"{mount.mount_point}{root}/{place}"
     return None
+
+
+def remove_empty(base: str, parent: str) -> None:
+    """Removes the directory `parent` below `base` and those above it up to `base`, as far as they are empty."""
+    while parent:
+        try:
+            os.rmdir(f"{base}/{parent}")
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                return
+        parent = parent.rpartition("/")[0]
 
 
 def _in_slice(hierarchy: Hierarchy, parent: str) -> Hierarchy:

@@ -16,10 +16,12 @@ from pycontain.errors import LimitNotSupported
 INFINITY = 2**64 - 1
 _SECOND = 1_000_000  # microseconds
 _PERCENT = 10_000  # microseconds a second: systemd keeps whole percents when it reloads its units
+# What the unit has over the task in it: the pause process, and the kernel's own memory for the groups in the unit.
+_TASKS = 1
+_MEMORY = 1 << 20
 
+_LIMITS = ("memory.max", "memory.limit_in_bytes")
 _BYTES = {
-    "memory.max": "MemoryMax",
-    "memory.limit_in_bytes": "MemoryMax",
     "memory.high": "MemoryHigh",
     "memory.low": "MemoryLow",
     "memory.min": "MemoryMin",
@@ -50,15 +52,18 @@ def properties(settings: Iterable[Setting]) -> list[Property]:
             )
         if file in _BYTES:
             found[_BYTES[file]] = ("t", _number(value))
+        elif file in _LIMITS:
+            found["MemoryMax"] = ("t", min(_number(value) + _MEMORY, INFINITY))
         elif file in _WEIGHTS:
             found[_WEIGHTS[file]] = ("t", int(value))
         elif file == "cpu.idle" and value == "1":
             found["CPUWeight"] = ("t", 0)  # `idle`
         elif file in _SETS:
-            found[_SETS[file]] = ("ay", _mask(value))
+            mask = _mask(value)
+            if mask:  # otherwise the kernel says what is wrong with it
+                found[_SETS[file]] = ("ay", mask)
         elif file == "pids.max":
-            # One more for the pause process, which is in the unit beside the group.
-            found["TasksMax"] = ("t", INFINITY if value == "max" else int(value) + 1)
+            found["TasksMax"] = ("t", min(_number(value) + _TASKS, INFINITY))
         elif file == "cpu.cfs_period_us":
             period = int(value)
         elif file == "cpu.cfs_quota_us":
@@ -101,10 +106,13 @@ def _append(found: dict[str, tuple[str, Any]], name: str, device: str, value: st
 
 
 def _mask(text: str) -> bytes:
-    """A list such as `0-3,7` as a bit mask, the lowest byte first."""
-    numbers: set[int] = set()
+    """A list such as `0-3,7` as a bit mask, the lowest byte first; empty for what is no list of numbers."""
+    mask = 0
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        numbers.update(range(int(first), int(last or first) + 1))
-    mask = sum(1 << number for number in numbers)
+        first, dash, last = part.strip().partition("-")
+        numbers = (first, last if dash else first)
+        if not all(word.isascii() and word.isdigit() and len(word) < 6 for word in numbers):
+            return b""
+        low, high = map(int, numbers)
+        mask |= ((1 << max(high - low + 1, 0)) - 1) << low
     return mask.to_bytes((mask.bit_length() + 7) // 8, "little")

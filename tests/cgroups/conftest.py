@@ -15,6 +15,9 @@ from pycontain.cgroups import Cgroup, CgroupDriver
 from pycontain.cgroups.cgroupfs import CgroupfsDriver
 from pycontain.cgroups.files import processes
 from pycontain.cgroups.hierarchy import Layout, read_layout
+from pycontain.cgroups.systemd import SystemdDriver
+from pycontain.errors import NotSupported
+from pycontain.linux.helper import executable
 from pycontain.spec import Resources
 
 _numbers = count()
@@ -55,9 +58,11 @@ class Machine:
         return child
 
     def popen(self, group: Cgroup, *argv: str) -> subprocess.Popen[bytes]:
-        """A process that is in the group before it executes `argv`, put there through the group's descriptors."""
-        fds = [*group.attach_fds, *([] if group.into_fd is None else [group.into_fd])]
-        attach = [f"echo 0 > /proc/self/fd/{fd}" for fd in group.attach_fds]
+        """A process that is in the group before it executes `argv`: held back until the driver has adopted it, then put
+        there through the group's descriptors."""
+        go, release = os.pipe()
+        fds = [go, *group.attach_fds, *([] if group.into_fd is None else [group.into_fd])]
+        attach = [f"read go < /proc/self/fd/{go}", *(f"echo 0 > /proc/self/fd/{fd}" for fd in group.attach_fds)]
         if group.into_fd is not None:
             attach.append(f"echo 0 > /proc/self/fd/{group.into_fd}/cgroup.procs")
         script = " && ".join([*attach, 'exec "$@"'])
@@ -65,6 +70,10 @@ class Machine:
             ["/bin/sh", "-c", script, "sh", *argv], pass_fds=fds, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         self.started.append(process)
+        os.close(go)
+        with os.fdopen(release, "wb") as file:
+            group.adopt(process.pid)
+            file.write(b"\n")
         if group.paths:
             last = group.paths[-1]
             eventually(lambda: process.pid in processes([last]) or process.poll() is not None, "attaching")
@@ -104,13 +113,18 @@ def _eventually() -> Callable[[Callable[[], object], str], None]:
     return eventually
 
 
-def _drivers() -> dict[str, CgroupfsDriver]:
-    """The machine's own driver; on a hybrid machine also one that knows its v1 hierarchies only."""
+def _drivers() -> dict[str, CgroupDriver]:
+    """cgroupfs, on a hybrid machine also one that knows its v1 hierarchies only; and systemd where it runs."""
     layout = read_layout()
-    drivers = {layout.kind: CgroupfsDriver(layout)}
+    drivers: dict[str, CgroupDriver] = {layout.kind: CgroupfsDriver(layout)}
     if layout.kind == "hybrid":
         legacy = Layout(tuple(h for h in layout.hierarchies if h.version == 1), layout.kernel)
         drivers[legacy.kind] = CgroupfsDriver(legacy)
+    try:
+        drivers["systemd"] = SystemdDriver()
+        executable()  # opened once for the process: no test shall find it new
+    except NotSupported:
+        pass
     return drivers
 
 

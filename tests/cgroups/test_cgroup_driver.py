@@ -84,6 +84,8 @@ def test_without_limits_the_figures_are_there_all_the_same(machine):
 
 
 def test_only_the_controllers_that_are_used_are_touched(machine):
+    if machine.driver.name == "systemd":
+        pytest.skip("systemd chooses the hierarchies of its scopes")
     if machine.version == 2:
         assert len(machine.create().paths) == 1
         return
@@ -93,6 +95,8 @@ def test_only_the_controllers_that_are_used_are_touched(machine):
 
 
 def test_the_descriptors_fit_the_hierarchy_and_are_closed_once(machine):
+    if machine.driver.name == "systemd" and os.geteuid() != 0:
+        pytest.skip("it depends on where the user's session is whether there is one")
     group = machine.create(kill=True)
     assert (group.into_fd is None) == (machine.driver.hierarchy == "v1")
     assert (group.attach_fds == ()) == (machine.driver.hierarchy == "v2")
@@ -119,7 +123,7 @@ sys.exit(os.waitpid(pid, 0)[1] if pid > 0 else f"errno {ctypes.get_errno()}")
 """
     output = subprocess.run([sys.executable, "-S", "-c", program, str(group.into_fd)], pass_fds=[group.into_fd],
                             stdout=subprocess.PIPE, timeout=60, check=True).stdout
-    assert output.decode().endswith(f"/pycontain/{group.name}\n")
+    assert output.decode().endswith(f"/{group.name}\n")
 
 
 @pytest.mark.parametrize("kill", [True, False])
@@ -183,7 +187,7 @@ def test_remove_names_the_group_and_the_processes_that_stay(machine):
 def test_another_driver_sweeps_what_a_dead_owner_left(machine, kill):
     group = machine.create(Resources(cpu=CPU(shares=100)), kill)
     process = machine.popen(group, "sleep", "1000")
-    sweeper = detect()
+    sweeper = detect(machine.driver.name)
     assert group.name in sweeper.names()
     left = sweeper.open(group.name)
     assert set(left.paths) == set(group.paths)
