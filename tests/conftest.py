@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -12,6 +13,14 @@ from leftovers import State, left_since, token
 from roots import Missing, make_busybox_root, make_debian_root
 
 from pycontain import Container, PycontainError
+
+
+def pytest_configure() -> None:
+    """A shell makes what it starts in the background ignore these two; the tests of Ctrl-C need them."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) == signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
