@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Union
 from attrs import evolve, field, frozen
 
 from pycontain import defaults
+from pycontain.cgroups.devices import DENY_ALL
 from pycontain.errors import InvalidArgument, TaskError
-from pycontain.limits import CPU_PERIOD, Limits, resources_with
+from pycontain.limits import CPU_PERIOD, Limits, device_numbers, resources_with
 from pycontain.linux.namespaces import NamespaceType
 from pycontain.network import NetworkNamespace
 from pycontain.runtimes.compile import CGROUP, INIT, Compiled, compile_spec
@@ -224,6 +225,27 @@ class Container:
         kept.update({CGROUP + word: value for word, value in words.items() if value is not None})
         return self._with(evolve(self._spec, annotations=FrozenMap(kept)))
 
+    def with_device(self, path: Path, target: Path | None = None, *, access: str = "rwm") -> Self:
+        """A device of the host at the same place inside, or at `target`, which has to be below /dev.
+
+        `access` is what may be done with it: r for reading, w for writing, m for making its node. In a user namespace
+        it can only be at the same place. Raises `InvalidArgument` for what is not a device.
+        """
+        from pycontain.spec import Device, DeviceRule
+
+        kind, major, minor, mode = device_numbers(os.fspath(path))
+        inside = os.path.normpath(_absolute(path if target is None else target))
+        if not inside.startswith("/dev/"):
+            raise InvalidArgument(f"{inside!r} is not below /dev: devices work nowhere else in a container")
+        rule = DeviceRule(allow=True, type=kind, major=major, minor=minor, access=access)
+        old = self._linux.resources or Resources()
+        rules = old.devices or (DENY_ALL,)
+        kept = tuple(device for device in self._linux.devices if device.path != inside)
+        return self._with_linux(
+            devices=(*kept, Device(kind, inside, major, minor, file_mode=mode)),
+            resources=evolve(old, devices=(*rules, rule)),
+        )
+
     # ---- namespaces
 
     def with_network(self, network: NetworkNamespace | Task | Path) -> Self:
@@ -372,7 +394,10 @@ class Container:
             spec = evolve(spec, process=evolve(self._process_of(spec), args=tuple(argv)))
         if self._default_filter:
             profile = default_profile(frozenset(self._capabilities))
-            spec = evolve(spec, linux=evolve(spec.linux or Linux(), seccomp=profile))
+            linux = spec.linux or Linux()
+            resources = linux.resources or Resources()
+            resources = evolve(resources, devices=resources.devices or (DENY_ALL,))  # but for the OCI's default list
+            spec = evolve(spec, linux=evolve(linux, seccomp=profile, resources=resources))
             if not _needs_new_version(spec):
                 spec = evolve(spec, oci_version=OLD_VERSION)
         return spec

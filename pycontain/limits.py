@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypedDict, Union
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Union
 
 from attrs import evolve
 
@@ -155,13 +155,22 @@ def _device(name: str) -> tuple[int, int]:
     major, colon, minor = name.partition(":")
     if colon and major.isdigit() and minor.isdigit():
         return int(major), int(minor)
-    try:
-        info = os.stat(name)
-    except OSError as error:
-        raise InvalidArgument(f"the device {name!r} cannot be used: {error.strerror}") from None
-    if not stat.S_ISBLK(info.st_mode):
+    kind, *numbers, _ = device_numbers(name)
+    if kind != "b":
         raise InvalidArgument(f"{name!r} is not a block device")
-    return os.major(info.st_rdev), os.minor(info.st_rdev)
+    return numbers[0], numbers[1]
+
+
+def device_numbers(path: str) -> tuple[Literal["b", "c"], int, int, int]:
+    """The kind of a device node, its numbers and its mode. Raises `InvalidArgument` for what is none."""
+    try:
+        info = os.stat(path)
+    except OSError as error:
+        raise InvalidArgument(f"the device {path!r} cannot be used: {error.strerror}") from None
+    if not stat.S_ISBLK(info.st_mode) and not stat.S_ISCHR(info.st_mode):
+        raise InvalidArgument(f"{path!r} is not a device")
+    kind: Literal["b", "c"] = "b" if stat.S_ISBLK(info.st_mode) else "c"
+    return kind, os.major(info.st_rdev), os.minor(info.st_rdev), stat.S_IMODE(info.st_mode)
 
 
 def _whole(number: object, what: str) -> int:

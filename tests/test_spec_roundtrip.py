@@ -138,7 +138,6 @@ def test_a_document_gets_what_it_says_and_no_defaults() -> None:
     [
         ({"hooks": {"prestart": [{"path": "/bin/true"}]}}, "hooks"),
         ({"linux": {"cgroupsPath": "/x"}}, "linux.cgroupsPath"),
-        ({"linux": {"devices": [{"path": "/dev/x", "type": "c", "major": 1, "minor": 3}]}}, "linux.devices"),
         ({"linux": {"personality": {"domain": "LINUX32"}}}, "linux.personality"),
         ({"linux": {"mountLabel": "x"}}, "linux.mountLabel"),
         ({"process": {"cwd": "/", "apparmorProfile": "x"}}, "process.apparmorProfile"),

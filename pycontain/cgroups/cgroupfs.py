@@ -15,7 +15,7 @@ from pycontain.cgroups import devices, enforcement, files, legacy_limits, unifie
 from pycontain.cgroups.driver import Reason
 from pycontain.cgroups.freezer import Freezer
 from pycontain.cgroups.group import CgroupfsGroup, Subtree, open_descriptors
-from pycontain.cgroups.hierarchy import Layout
+from pycontain.cgroups.hierarchy import Layout, in_initial_user_namespace
 from pycontain.cgroups.limits import Setting, Translation, translate
 from pycontain.cgroups.move import join
 from pycontain.cgroups.refusals import refused
@@ -67,6 +67,7 @@ class CgroupfsDriver:
         self._lock = threading.Lock()  # for what changes running groups; making one needs none
         self._wanted: dict[tuple[frozenset[str], bool], Wanted] = {}
         self._can_load: bool | None = None  # device programs
+        self._initial = in_initial_user_namespace()
         self._program: devices.Program | None = None  # the last one
 
     @property
@@ -74,6 +75,11 @@ class CgroupfsDriver:
         return frozenset(self._of) | ({"devices"} if self._devices_subtree() else frozenset())
 
     def reason(self, controller: str) -> Reason | None:
+        if controller == "devices" and not self._initial:
+            return Reason(
+                "the kernel lets no user namespace limit devices",
+                "Run as root outside of a user namespace (CAP_SYS_ADMIN and CAP_BPF of the machine)",
+            )
         if controller == "devices" and controller not in self._of and self._unified:
             return None if self._devices_subtree() else Reason(
                 "the devices of a cgroup v2 group need a BPF program, which cannot be loaded here",

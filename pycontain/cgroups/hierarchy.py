@@ -198,3 +198,9 @@ def _raise_shortage(error: OSError) -> None:
     """What could not be read for want of descriptors must not be remembered as not there."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
         raise error
+
+
+def in_initial_user_namespace() -> bool:
+    """Whether this process is in the machine's own user namespace, which maps all ids to themselves."""
+    with open("/proc/self/uid_map") as file:
+        return file.read().split() == ["0", "0", str(2**32 - 1)]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import resource
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
+from pycontain.cgroups.devices import DENY_ALL, with_defaults
 from pycontain.errors import InvalidArgument, NotSupported, SpecError
 from pycontain.linux import capabilities as caps
 from pycontain.linux import plan as steps
@@ -49,7 +50,8 @@ class Compiled:
         helper: whether the plan has to run in the helper's own memory.
         forks: whether the process that executes the command is a child of the one that was started.
         uid_map, gid_map: of the new user namespace, empty when there is none.
-        resources: the limits.
+        resources: the limits, with the devices that may be used.
+        without_devices: the same where the driver cannot limit devices; None when they were asked for.
         cgroup: which driver makes the group, and where.
         kill_group: whether the processes can only be found through their cgroup.
         time_namespace: whether the command must find itself in a new time namespace.
@@ -66,7 +68,8 @@ class Compiled:
     forks: bool
     uid_map: tuple[IDMapping, ...]
     gid_map: tuple[IDMapping, ...]
-    resources: Resources | None
+    resources: Resources
+    without_devices: Resources | None
     cgroup: CgroupChoice
     kill_group: bool
     time_namespace: bool
@@ -117,7 +120,8 @@ class _Compiler:
             forks=forks,
             uid_map=linux.uid_mappings if "user" in self.new else (),
             gid_map=linux.gid_mappings if "user" in self.new else (),
-            resources=linux.resources,
+            resources=_with_devices(linux.resources or Resources()),
+            without_devices=_without_devices(linux.resources or Resources()),
             cgroup=CgroupChoice(*(spec.annotations.get(CGROUP + word) for word in ("driver", "parent", "name"))),
             kill_group="pid" not in self.new,
             time_namespace="time" in self.new,
@@ -311,6 +315,16 @@ class _Compiler:
         return [steps.seccomp(seccomp.default_filter(frozenset(bounding.bounding if bounding else caps.NAMES)))]
 
 
+def _with_devices(asked: Resources) -> Resources:
+    """With the devices that every container may use. One value for all starts: drivers keep what they made of it."""
+    return evolve(asked, devices=with_defaults(asked.devices))
+
+
+def _without_devices(asked: Resources) -> Resources | None:
+    """Where no device was asked for or refused by itself, the list is not needed."""
+    return evolve(asked, devices=()) if asked.devices in ((), (DENY_ALL,)) else None
+
+
 def _search_path(process: Process) -> tuple[str, ...]:
     for variable in process.env:
         if variable.startswith("PATH="):
@@ -362,7 +376,7 @@ def _refuse_unsupported(spec: Spec) -> None:
         ]
     if linux is not None:
         present += [
-            ("linux.devices", linux.devices), ("linux.netDevices", linux.net_devices),
+            ("linux.netDevices", linux.net_devices),
             ("linux.cgroupsPath", linux.cgroups_path), ("linux.mountLabel", linux.mount_label),
             ("linux.intelRdt", linux.intel_rdt), ("linux.memoryPolicy", linux.memory_policy),
             ("linux.personality", linux.personality),

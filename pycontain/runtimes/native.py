@@ -83,10 +83,17 @@ class NativeProcess:
         self._driver = cgroup_driver(self._compiled.cgroup)
         _live.add(self)
         self._entry = owners.current().reserve()
-        cgroup = self._driver.create(self._group_name(), self._compiled.resources, kill=self._compiled.kill_group)
+        cgroup = self._driver.create(self._group_name(), self._resources(), kill=self._compiled.kill_group)
         self.cgroup = cgroup if cgroup.paths else None
         if self._compiled.kill_group:
             self._entry.record_group(_kill_file(cgroup))
+
+    def _resources(self) -> Resources:
+        """With the default device list only where devices can be limited: an unprivileged user can use no others."""
+        without = self._compiled.without_devices
+        if without is None or self._driver is None or self._driver.reason("devices") is None:
+            return self._compiled.resources
+        return without
 
     def _group_name(self) -> str:
         """Begins with the place in the table, by which a sweep finds it."""

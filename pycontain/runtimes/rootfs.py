@@ -20,7 +20,7 @@ from pycontain.linux.mounts import MountAttr, MountFlag, MountOptions, parse_opt
 from pycontain.linux.plan import Step
 from pycontain.runtimes.features import stacks_under_overlay
 from pycontain.runtimes.obstacles import in_user_namespace
-from pycontain.spec import Mount, Spec
+from pycontain.spec import Device, Mount, Spec
 
 COPY_ON_WRITE = "org.pycontain.root.copy-on-write"
 
@@ -78,8 +78,10 @@ class RootPlan:
             self._parts.append("root")
         for index, mount in enumerate(self.spec.mounts):
             self._mount(mount, f"mount{index}")
-        if self.spec.linux is not None and self.spec.linux.masked_paths:
-            self._null_device()
+        if self.spec.linux is not None:
+            self._devices(self.spec.linux.devices)
+            if self.spec.linux.masked_paths:
+                self._null_device()
 
     def _null_device(self) -> None:
         """What covers masked files: a node of our own. The root's could be planted (CVE-2025-31133), and the host's
@@ -241,7 +243,7 @@ class RootPlan:
                 )
             )
         if os.path.normpath(mount.destination) == "/dev" and mount.type == "tmpfs":
-            self._devices(name)
+            self._default_devices(name)
 
     def _bind(self, mount: Mount, options: MountOptions, name: str) -> None:
         if not mount.source:
@@ -275,7 +277,25 @@ class RootPlan:
         self.steps.append(steps.file_system(kind, name, data, options.attr_set))
         self.steps.append(steps.attach(name, mount.destination, root="root"))
 
-    def _devices(self, directory: str) -> None:
+    def _devices(self, devices: Iterable[Device]) -> None:
+        """The devices that the specification names, in the order of the list."""
+        for index, device in enumerate(devices):
+            parent, name = os.path.split(os.path.normpath(device.path))
+            if self.user_namespace:  # where only nodes of the host can be used, by their path
+                if not os.path.exists(device.path):
+                    raise NotSupported(
+                        f"there is no {device.path} on the host to bind", remedy="Give the device its own path inside"
+                    )
+                self.sources.append(steps.tree(device.path, f"own{index}", recursive=False))
+                self.steps.append(steps.attach(f"own{index}", device.path, root="root"))
+                continue
+            self.steps += [
+                steps.mkdirs("root", parent),
+                steps.open_path(parent, f"parent{index}", root="root", directory=True),
+                steps.mknod(f"parent{index}", name, *_node(device)),
+            ]
+
+    def _default_devices(self, directory: str) -> None:
         for name, major, minor in DEVICES:
             if self.user_namespace:  # mknod is not allowed there: the host's nodes are bound
                 self.sources.append(steps.tree(f"/dev/{name}", f"device-{name}", recursive=False))
@@ -285,6 +305,15 @@ class RootPlan:
                 self.steps.append(steps.mknod(directory, name, stat.S_IFCHR | 0o666, device))
         for name, target in DEVICE_LINKS:
             self.steps.append(steps.symlink(directory, name, target))
+
+
+def _node(device: Device) -> tuple[int, int]:
+    """Mode and number for mknod(2)."""
+    if device.uid or device.gid:
+        raise NotSupported(f"the device {device.path} cannot be given another owner than root yet")
+    kind = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}[device.type]
+    mode = 0o666 if device.file_mode is None else stat.S_IMODE(device.file_mode)
+    return kind | mode, 0 if device.type == "p" else os.makedev(device.major or 0, device.minor or 0)
 
 
 def _as_mounted(path: str, info: os.stat_result) -> str:

@@ -16,7 +16,6 @@ from pycontain.runtimes.compile import CGROUP_SLOTS, Compiled, compile_spec
 from pycontain.spec import (
     Capabilities,
     ConsoleSize,
-    Device,
     ExecCPUAffinity,
     FrozenMap,
     Hook,
@@ -234,7 +233,6 @@ UNSUPPORTED: dict[str, dict[str, object]] = {
     "process.scheduler": {"process": {"scheduler": Scheduler("SCHED_BATCH")}},
     "process.ioPriority": {"process": {"io_priority": IOPriority("IOPRIO_CLASS_BE", 4)}},
     "process.execCPUAffinity": {"process": {"exec_cpu_affinity": ExecCPUAffinity(initial="0")}},
-    "linux.devices": {"linux": {"devices": (Device("c", "/dev/fuse", 10, 229),)}},
     "linux.netDevices": {"linux": {"net_devices": FrozenMap({"eth0": NetDevice()})}},
     "linux.cgroupsPath": {"linux": {"cgroups_path": "/somewhere"}},
     "linux.mountLabel": {"linux": {"mount_label": "system_u:object_r:container_file_t:s0"}},
