@@ -24,7 +24,7 @@ from pycontain.cgroups.hierarchy import read_layout
 from pycontain.cgroups.systemd_bus import CallRefused, Property, bus_at
 from pycontain.cgroups.systemd_group import SystemdGroup
 from pycontain.cgroups.systemd_layout import (
-    CONTROLLERS_V1,
+    is_systemds,
     named_hierarchy,
     remove_empty,
     system_layout,
@@ -148,7 +148,7 @@ class SystemdDriver:
         """Removes the slice's directories in v1 hierarchies that systemd does not use, where they are ours. The slice
         stays: to stop it would stop a scope that somebody else starts in it at that moment."""
         for hierarchy in self._layout.hierarchies:
-            if hierarchy.version == 1 and not hierarchy.controllers & CONTROLLERS_V1:
+            if hierarchy.version == 1 and not is_systemds(hierarchy.controllers):
                 remove_empty(hierarchy.base, hierarchy.parent)
         self._groups.forget_program()
 

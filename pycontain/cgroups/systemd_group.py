@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from pycontain.cgroups.driver import CgroupUsage
 from pycontain.cgroups.group import CgroupfsGroup
+from pycontain.cgroups.kill import pauses
+from pycontain.cgroups.systemd_layout import is_systemds
 from pycontain.cgroups.systemd_pause import Pause
+from pycontain.errors import PycontainError
 from pycontain.spec import CPU, Resources
 
 if TYPE_CHECKING:
@@ -133,6 +137,15 @@ class SystemdGroup(DelegatedGroup):
         if pause is not None:
             pause.end()
         if any(map(os.path.isdir, self.scope.paths)):
-            self._driver.stop(self.unit)
+            try:
+                self._driver.stop(self.unit)
+            except PycontainError:
+                if not self._vanishes(timeout):
+                    raise
             # In hierarchies that systemd does not use (v1's cpuset, freezer, hugetlb) the scope's directory is ours.
             self.scope.remove()
+
+    def _vanishes(self, timeout: float) -> bool:
+        """Whether systemd, which cannot be asked, has removed the scope by itself, as it does with an empty one."""
+        paths = [self.scope.path_in(subtree) for subtree in self.scope.subtrees if is_systemds(subtree.controllers)]
+        return any(not any(map(os.path.isdir, paths)) for _ in pauses(time.monotonic() + timeout))

@@ -12,7 +12,7 @@ from pycontain.cgroups.hierarchy import Hierarchy, Layout, is_visible
 from pycontain.errors import NotSupported
 
 # Those that systemd gives to units (CGROUP_MASK_V1 and CGROUP_MASK_V2 in its src/basic/cgroup-util.h).
-CONTROLLERS_V1 = frozenset(("cpu", "cpuacct", "blkio", "memory", "devices", "pids"))
+_CONTROLLERS_V1 = frozenset(("cpu", "cpuacct", "blkio", "memory", "devices", "pids"))
 _DELEGATED = frozenset(("cpu", "cpuset", "io", "memory", "pids"))
 
 
@@ -49,6 +49,11 @@ def named_hierarchy(root: str, place: str) -> str | None:
         if "name=systemd" in mount.super_options:
             return f"{mount.mount_point}{root}/{place}"
     return None
+
+
+def is_systemds(controllers: frozenset[str]) -> bool:
+    """Whether systemd makes groups in the hierarchy of these controllers: not in v1's cpuset, freezer, hugetlb."""
+    return not controllers or not controllers.isdisjoint(_CONTROLLERS_V1 | _DELEGATED - {"cpuset"})
 
 
 def remove_empty(base: str, parent: str) -> None:
