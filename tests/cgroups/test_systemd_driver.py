@@ -12,7 +12,7 @@ import time
 import pytest
 
 from pycontain.cgroups import detect, files
-from pycontain.cgroups.cgroupfs import CgroupfsDriver
+from pycontain.cgroups.hierarchy import read_layout
 from pycontain.cgroups.systemd import SystemdDriver
 from pycontain.cgroups.systemd_bus import CallRefused, bus_at
 from pycontain.errors import CgroupError, InvalidArgument, NotSupported
@@ -95,8 +95,8 @@ def test_root_gets_cgroupfs_by_default():
 @needs_systemd
 @pytest.mark.skipif(os.geteuid() == 0, reason="this user is root")
 def test_a_user_without_a_delegated_group_gets_systemd_by_default():
-    driver = detect()
-    assert driver.name == ("cgroupfs" if any(CgroupfsDriver(driver._layout).controllers) else "systemd")
+    delegated = any(hierarchy.usable for hierarchy in read_layout().hierarchies)
+    assert detect().name == ("cgroupfs" if delegated else "systemd")
 
 
 # ---- units
