@@ -92,7 +92,7 @@ class Container:
         return cls(
             Spec(
                 root=Root(root),
-                mounts=mounts,
+                mounts=(*mounts, *defaults.cgroup_mounts()),
                 process=defaults.process(path),
                 annotations=FrozenMap({COPY_ON_WRITE: "true"}),
                 linux=defaults.LINUX,

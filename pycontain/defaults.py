@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pycontain.linux.capabilities import DEFAULT
+from pycontain.runtimes.rootfs import UNIFIED
 from pycontain.spec import Capabilities, Linux, Mount, Namespace, Process
 
 NAMESPACES = tuple(Namespace(kind) for kind in ("mount", "uts", "pid", "network", "ipc", "cgroup"))
@@ -25,6 +26,8 @@ HOST_MOUNTS = (
     Mount("/tmp", "tmpfs", "tmpfs", ("nosuid", "nodev", "mode=1777")),
 )
 
+CGROUP_MOUNT = Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("nosuid", "noexec", "nodev", "ro"))
+
 MASKED_PATHS = (
     "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
     "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
@@ -32,8 +35,8 @@ MASKED_PATHS = (
 )
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
-# Docker's set without those that reach further than the container: device nodes (no device controller guards them
-# yet), packets of the host's network, the audit log. It is podman's default too.
+# Docker's set without those that reach further than the container: device nodes, which not every driver can limit,
+# packets of the host's network, the audit log. It is podman's default too.
 CAPABILITIES = tuple(sorted(DEFAULT - {"CAP_MKNOD", "CAP_NET_RAW", "CAP_AUDIT_WRITE"}))
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -48,6 +51,11 @@ def process(path: str = PATH) -> Process:
         capabilities=Capabilities(bounding=CAPABILITIES, effective=CAPABILITIES, permitted=CAPABILITIES),
         no_new_privileges=True,
     )
+
+
+def cgroup_mounts() -> tuple[Mount, ...]:
+    """Programs look there for their limits. Only cgroup v2 can show a container its own groups and no others."""
+    return (CGROUP_MOUNT,) if os.path.exists(UNIFIED) else ()
 
 
 def host_path() -> str:

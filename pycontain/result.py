@@ -21,6 +21,8 @@ class Usage:
         user_time, system_time: CPU time in seconds, of all processes that were waited for inside.
         wall_time: seconds from the start of the command to its end.
         pids_peak: the most processes and threads at any moment (from the pids controller).
+        cpu_stall_time, memory_stall_time, io_stall_time: seconds in which some process had to wait for a processor, for
+            memory, for input and output (pressure stall information of cgroup v2).
     """
 
     memory_peak: int | None
@@ -28,6 +30,9 @@ class Usage:
     system_time: float
     wall_time: float
     pids_peak: int | None
+    cpu_stall_time: float | None = None
+    memory_stall_time: float | None = None
+    io_stall_time: float | None = None
 
     @property
     def cpu_time(self) -> float:

@@ -56,6 +56,7 @@ class Task:
         self._ended = False
         self._waiters: threading.Event | None = None  # for a task that the monitor serves
         self._killed_for: Reason | None = None
+        self._began = time.monotonic()
         self._started = 0.0
         self._owner = os.getpid()
         self._paused = False
@@ -160,7 +161,7 @@ class Task:
         now, before = self._process.stats(), self._last_stats
         self._last_stats = now
         if before is None:
-            return now.with_cpu_percent(self._started, 0.0)
+            return now.with_cpu_percent(self._began, 0.0)
         return now.with_cpu_percent(before.taken, before.cpu.usage_time)
 
     def watch_oom(self) -> OomWatch:
@@ -304,7 +305,10 @@ class Task:
             stdout=self._plumbing.stdout.value(),
             stderr=self._plumbing.stderr.value(),
             reason=self._reason(ended, used),
-            usage=Usage(used.memory_peak, ended.user_time, ended.system_time, wall_time, used.pids_peak),
+            usage=Usage(
+                used.memory_peak, ended.user_time, ended.system_time, wall_time, used.pids_peak,
+                used.cpu_stall_time, used.memory_stall_time, used.io_stall_time,
+            ),
             encoding=self._encoding,
             errors=self._errors,
         )

@@ -37,6 +37,13 @@ class CgroupUsage:
     oom_kills: int = 0
     """Processes of this group that the kernel killed for want of memory, for its own limit or the machine's. 0 also
     where no memory controller can be used."""
+    cpu_stall_time: float | None = None
+    """Seconds in which some process waited for a processor (pressure stall information). None without a v2 group, and
+    so are the next two."""
+    memory_stall_time: float | None = None
+    """The same for memory."""
+    io_stall_time: float | None = None
+    """The same for input and output."""
 
 
 class Cgroup(Protocol):

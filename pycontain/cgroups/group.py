@@ -58,16 +58,19 @@ class CgroupfsGroup:
 
     def usage(self, oom_kills: bool = True) -> CgroupUsage:
         memory_peak = pids_peak = None
+        stalls: tuple[float | None, ...] = (None, None, None)
         killed = 0
         for subtree in self.subtrees:
             path = self.path_in(subtree)
+            if subtree.version == 2:
+                stalls = tuple(_stall_time(f"{path}/{resource}.pressure") for resource in ("cpu", "memory", "io"))
             if "memory" in subtree.controllers:
                 memory_peak = subtree.memory_peak(path)
                 killed = subtree.oom_kills(path) if oom_kills else 0
             if "pids" in subtree.controllers:
                 text = files.read_short(f"{path}/pids.peak")
                 pids_peak = None if text is None else int(text)
-        return CgroupUsage(memory_peak, pids_peak, killed)
+        return CgroupUsage(memory_peak, pids_peak, killed, *stalls)
 
     def stats(self) -> Stats:
         from pycontain.cgroups.stats import Place, read_stats
@@ -124,6 +127,15 @@ class CgroupfsGroup:
                 f"the cgroup {self.name} cannot be removed: processes {pids} are in {', '.join(busy)}",
                 errno=errno.EBUSY, remedy="Kill them first (`kill()` ends all of them)",
             )
+
+
+def _stall_time(path: str) -> float | None:
+    """The last word of the first line, "some": seconds from microseconds; None without pressure stall information."""
+    try:
+        text = files.read_short(path)
+    except OSError:  # EOPNOTSUPP: the kernel was started with psi=0
+        return None
+    return int(text.partition("\n")[0].rpartition("total=")[2]) / 1e6 if text else None
 
 
 def _remove_directory(path: str, deadline: float) -> bool:

@@ -41,6 +41,8 @@ KERNEL_FILE_SYSTEMS = frozenset((
 ))
 # Those that are known to work as the lower layer of an overlay: for them it need not be tried.
 PLAIN_FILE_SYSTEMS = frozenset(("btrfs", "ext4", "tmpfs", "xfs"))
+UNIFIED = "/sys/fs/cgroup/cgroup.controllers"  # there when cgroup v2 is mounted at the usual place
+
 OWN_DIRECTORIES = ("/proc", "/sys", "/dev", "/run", "/tmp")
 
 # A directory with more entries and a mount in one of them is not put together from all of them in a user namespace:
@@ -268,8 +270,8 @@ class RootPlan:
         kind = mount.type or ""
         data = [("source", mount.source or kind)]
         data += [(key, value) for key, _, value in (option.partition("=") for option in options.data)]
-        if kind == "cgroup":
-            raise NotSupported(f"a mount of type cgroup ({mount.destination}) is not supported yet, cgroup2 is")
+        if kind in ("cgroup", "cgroup2"):
+            kind = self._cgroup_file_system(mount)
         if kind == "devpts" and self.user_namespace and not self.tty_group:
             data = [pair for pair in data if pair[0] != "gid"]
         if kind == "":
@@ -294,6 +296,19 @@ class RootPlan:
                 steps.open_path(parent, f"parent{index}", root="root", directory=True),
                 steps.mknod(f"parent{index}", name, *_node(device)),
             ]
+
+    def _cgroup_file_system(self, mount: Mount) -> str:
+        """The unified hierarchy as the container's cgroup namespace shows it.
+
+        Of v1 hierarchies only some have a group of the task: the others would show those of the host."""
+        linux = self.spec.linux
+        if linux is None or all(namespace.type != "cgroup" for namespace in linux.namespaces):
+            raise NotSupported(f"the mount on {mount.destination} would show the host's cgroups: no cgroup namespace")
+        if mount.type == "cgroup" and not os.path.exists(UNIFIED):
+            raise NotSupported(
+                f"a mount of type cgroup ({mount.destination}) is only supported where cgroup v2 is at /sys/fs/cgroup"
+            )
+        return "cgroup2"
 
     def _default_devices(self, directory: str) -> None:
         for name, major, minor in DEVICES:
