@@ -140,6 +140,7 @@ def test_a_device_that_is_not_there_is_refused(machine):
         machine.create(Resources(block_io=limits))
 
 
+@pytest.mark.serial  # whether a weight can hold depends on the schedulers of all disks
 def test_weights_need_a_scheduler_that_knows_them(machine, disk):
     io(machine)
     weights = BlockIO(weight=200, weight_device=(WeightDevice(**disk.numbers, weight=300),))

@@ -26,8 +26,8 @@ from pathlib import Path
 from attrs import frozen
 
 FENCE = re.compile(r"^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-# seconds, times, sizes and process numbers
-MEASURED = re.compile(r"\d+\.\d+|\d+(?= (?:ms|s|MiB|KiB|bytes)\b)|(?<=pid )\d+|(?<=memory_peak=)\d+|(?<=pids_peak=)\d+")
+# seconds, times, sizes, the numbers of processes and of the lines of a plan
+MEASURED = re.compile(r"\d+\.\d+|\d+(?= (?:ms|s|MiB|KiB|bytes)\b)|(?<=pid )\d+|^ *\d+(?=  \S)", re.MULTILINE)
 FLAGS = doctest.ELLIPSIS
 
 
