@@ -181,12 +181,15 @@ class _Connection:
             data = b"".join(m.serialise(serial=s) for m, s in zip(messages, serials, strict=True))
             try:
                 self._socket.sendall(data)
-            except OSError as error:
+            except BaseException as error:  # Ctrl-C too: a part of a message may have been sent
+                cause = os.strerror(error.errno or 0) if isinstance(error, OSError) else "interrupted"
                 with self._condition:
-                    self._lost = f"the bus does not take messages: {os.strerror(error.errno or 0)}"
+                    self._lost = f"the bus did not take a message: {cause}"
                     self._replies.pop(serials[-1], None)
                     self._condition.notify_all()
-                raise ConnectionLost(self._lost, remedy=_RETRY) from error
+                if isinstance(error, OSError):
+                    raise ConnectionLost(self._lost, remedy=_RETRY) from error
+                raise
             return serials
 
     def _wait(self, ready: Callable[[], T | None], deadline: float, what: str) -> T:
@@ -207,7 +210,14 @@ class _Connection:
                     self._receive_some(left)
 
     def _receive_some(self, timeout: float) -> None:
-        """Waits for data without holding the condition, and hands out what it makes. The condition is held."""
+        """Waits for data, and hands out what it makes. The condition is held, but not while it waits."""
+        try:
+            self._receive(timeout)
+        except BaseException:  # Ctrl-C: a part of a message may be lost
+            self._lost = "the connection was given up when its reader was interrupted"
+            raise
+
+    def _receive(self, timeout: float) -> None:
         self._reading = True
         data: bytes | None = None
         self._condition.release()

@@ -73,7 +73,7 @@ def test_a_bus_that_does_not_let_the_user_in_is_a_clear_error(peer):
 
 def test_a_bus_that_ends_in_the_middle_is_a_clear_error(peer):
     path = peer(OK, leave=True)
-    with pytest.raises(ConnectionLost, match="the bus has closed the connection, while waiting for an answer"):
+    with pytest.raises(ConnectionLost, match=r"the bus (has closed the connection|did not take a message)"):
         Bus(path).call("GetUnit", "s", ("x.scope",))
 
 
