@@ -1,7 +1,8 @@
 /* The floor of the start benchmark: the steps of a full container start without Python, as cheaply as the kernel
  * allows, and the driver that starts the peers without Python's own cost. start.py compiles and drives it.
  *
- *   floor container BASE FILTER CGROUP [ARGV...]        starts a container on BASE/root (BASE/run is its mount point)
+ *   floor container BASE FILTER CGROUP [ARGV...]        starts a container on BASE/root (BASE/run is its mount point;
+ *                                                       BASE/devices is the BPF program for its devices)
  *   floor steps COUNT BASE FILTER CGROUP [ARGV...]      the same COUNT times, prints the median of each step
  *   floor show BASE FILTER CGROUP ARGV...               the same once, passes the output on
  *   floor spawn FILE ARGV...                            vfork and exec only; each start has FILE open as descriptor 3
@@ -12,6 +13,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/bpf.h>
 #include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/filter.h>
@@ -46,16 +48,18 @@
 #define MEMORY_LIMIT "268435456"
 #define PIDS_LIMIT "64"
 #define STACK_SIZE (256 * 1024)
+#define MAX_GROUPS 3
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* The steps in the order of events; each name ends the time that began with the one before. */
 #define STEPS(X) \
-    X(PIPES, "pipes") X(CGROUP, "cgroup: mkdir, limits, open tasks") X(CLONE, "clone3") \
+    X(PIPES, "pipes") X(CGROUP, "cgroup: mkdir, limits, devices") X(CLONE, "clone3") \
     X(ATTACH, "cgroup: attach, cgroup namespace") X(PRIVATE, "private propagation") X(UPPER, "tmpfs for the upper") \
     X(OVERLAY, "overlay") X(PIVOT, "pivot_root") X(DETACH, "detach the old root") X(PROC, "/proc") \
-    X(DEV, "/dev: tmpfs, nodes, links") X(DEVMOUNTS, "/dev/pts, shm, mqueue") X(SYS, "/sys") X(MASK, "masked paths") \
-    X(READONLY, "read-only paths") X(LO, "lo up") X(SESSION, "hostname, keyring, session") X(FDS, "descriptors") \
-    X(IDS, "groups, gid, uid") X(CAPS, "capabilities, no_new_privs") X(SECCOMP, "seccomp filter") \
+    X(DEV, "/dev: tmpfs, nodes, links") X(SYS, "/sys") X(MASK, "masked paths") \
+    X(DEVMOUNTS, "/dev/pts, shm, mqueue") X(READONLY, "read-only paths") X(LO, "lo up") \
+    X(SESSION, "keyring, session, soft limits") X(FDS, "descriptors") X(IDS, "groups, gid, uid") \
+    X(CAPS, "capabilities, no_new_privs") X(SECCOMP, "seccomp filter") \
     X(EXEC, "exec, program, end of output") X(EXIT, "exit: namespaces, waitid") X(USAGE, "cgroup: usage") \
     X(RMDIR, "cgroup: rmdir, close")
 
@@ -72,25 +76,44 @@ static const char *const step_names[] = {
 };
 
 static const char *const masked_paths[] = {
-    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-    "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
+    "/sys/firmware",
 };
 static const char *const read_only_paths[] = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
 
-/* The default set of docker. */
+/* pycontain's default set, which is podman's. */
 #define BIT(capability) (1ULL << (capability))
 #define CAPABILITIES \
     (BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_FOWNER) | BIT(CAP_FSETID) | BIT(CAP_KILL) | BIT(CAP_SETGID) | \
-     BIT(CAP_SETUID) | BIT(CAP_SETPCAP) | BIT(CAP_NET_BIND_SERVICE) | BIT(CAP_NET_RAW) | BIT(CAP_SYS_CHROOT) | \
-     BIT(CAP_MKNOD) | BIT(CAP_AUDIT_WRITE) | BIT(CAP_SETFCAP))
+     BIT(CAP_SETUID) | BIT(CAP_SETPCAP) | BIT(CAP_NET_BIND_SERVICE) | BIT(CAP_SYS_CHROOT) | BIT(CAP_SETFCAP))
+
+/* What the soft limits are reset to (INIT_RLIMITS of the kernel); no limit where nothing is said. */
+static const struct {
+    int resource;
+    rlim_t soft;
+} limited[] = {
+    {RLIMIT_STACK, 8 << 20},   {RLIMIT_CORE, 0},          {RLIMIT_NOFILE, 1024}, {RLIMIT_MEMLOCK, 8 << 20},
+    {RLIMIT_MSGQUEUE, 819200}, {RLIMIT_NICE, 0},          {RLIMIT_RTPRIO, 0},
+};
 
 /* What is read-only during a start: opened, compiled and named once. */
 struct config {
     const char *base;
     char *const *argv;
-    int unified; /* cgroup v2 with controllers, else the v1 hierarchies of memory and pids */
-    char cgroup_parents[2][256];
-    int parent_fds[2];
+    /* Where the groups are, the v2 hierarchy first: it alone when it has the controllers, else also memory and pids. */
+    size_t groups;
+    char cgroup_parents[MAX_GROUPS][256];
+    int parent_fds[MAX_GROUPS];
+    int accounts_swap; /* v1: memory and swap together have a limit of their own */
+    int devices_fd;    /* the BPF program that limits devices, loaded once */
+    unsigned mask_directories; /* a bit for each masked path: a bind of the wrong kind waits for an RCU grace period */
+    /* The soft limits that differ from what they are reset to. */
+    size_t limit_count;
+    struct {
+        int resource;
+        struct rlimit value;
+    } limits[RLIM_NLIMITS];
     int null_fd;
     int last_capability;
     struct sock_fprog filter;
@@ -100,10 +123,13 @@ struct config {
 struct start {
     const struct config *config;
     int out, err;
-    int tasks[2];
+    int tasks[MAX_GROUPS];
     enum step at;
     int error; /* of the step `at`, 0 when the child reached exec */
     uint64_t ends[STEP_COUNT];
+    struct {
+        long memory_peak, pids_peak, stalls[3]; /* bytes, processes, microseconds; -1 where the kernel tells none */
+    } usage;
 };
 
 struct captured {
@@ -159,7 +185,7 @@ static void enter_root(struct start *s)
     done(s, UPPER);
 
     /* Not `volatile`: an upper on tmpfs has nothing to sync, and the option makes two more directories. */
-    must(s, mount("overlay", "run", "overlay", 0, "lowerdir=root,upperdir=run/upper,workdir=run/work"));
+    must(s, mount("overlay", "run", "overlay", MS_NODEV, "lowerdir=root,upperdir=run/upper,workdir=run/work"));
     must(s, chdir("run"));
     done(s, OVERLAY);
 
@@ -184,7 +210,7 @@ static void mount_dev(struct start *s)
         {"pts/ptmx", "/dev/ptmx"}, {"/proc/self/fd", "/dev/fd"}, {"/proc/self/fd/0", "/dev/stdin"},
         {"/proc/self/fd/1", "/dev/stdout"}, {"/proc/self/fd/2", "/dev/stderr"},
     };
-    must(s, mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_STRICTATIME, "mode=755,size=65536k"));
+    must(s, mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC | MS_STRICTATIME, "mode=755,size=65536k"));
     for (size_t i = 0; i < COUNT(nodes); i++)
         must(s, mknod(nodes[i].path, S_IFCHR | 0666, makedev(nodes[i].major, nodes[i].minor)));
     for (size_t i = 0; i < COUNT(links); i++)
@@ -193,6 +219,29 @@ static void mount_dev(struct start *s)
     must(s, mkdir("/dev/shm", 01777));
     must(s, mkdir("/dev/mqueue", 0755));
     done(s, DEV);
+}
+
+/* An empty directory and a null device that only the masks have: the container could change the mode of its own. Their
+ * file system is mounted where mqueue will hide it: unmounting it would wait for an RCU grace period, 0.2 ms. The binds
+ * are read-only as that mount is. */
+static void mask_paths(struct start *s)
+{
+    const unsigned long flags = MS_NOSUID | MS_NOEXEC;
+
+    must(s, mount("tmpfs", "/dev/mqueue", "tmpfs", flags, "mode=755"));
+    must(s, mkdir("/dev/mqueue/empty", 0555));
+    must(s, mknod("/dev/mqueue/null", S_IFCHR | 0666, makedev(1, 3)));
+    must(s, mount(NULL, "/dev/mqueue", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, NULL));
+    for (size_t i = 0; i < COUNT(masked_paths); i++) {
+        const char *mask = s->config->mask_directories >> i & 1 ? "/dev/mqueue/empty" : "/dev/mqueue/null";
+        if (mount(mask, masked_paths[i], NULL, MS_BIND, NULL) < 0 && errno != ENOENT)
+            fail(s);
+    }
+    done(s, MASK);
+}
+
+static void mount_in_dev(struct start *s)
+{
     must(s, mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"));
     must(s, mount("shm", "/dev/shm", "tmpfs", MS_NOSUID | MS_NOEXEC | MS_NODEV, "mode=1777,size=65536k"));
     must(s, mount("mqueue", "/dev/mqueue", "mqueue", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL));
@@ -203,28 +252,15 @@ static void mount_dev(struct start *s)
  * system call instead of three, is as safe as the mount by descriptor. */
 static void mount_system(struct start *s)
 {
-    const char *empty = NULL; /* one empty file system masks all the directories */
-
     must(s, mount("proc", "/proc", "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL));
     done(s, PROC);
     mount_dev(s);
     must(s, mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NOEXEC | MS_NODEV | MS_RDONLY, NULL));
+    if (s->config->groups == 1) /* only v2 shows a container its own groups and no others */
+        must(s, mount("cgroup", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NOEXEC | MS_NODEV | MS_RDONLY, NULL));
     done(s, SYS);
-
-    for (size_t i = 0; i < COUNT(masked_paths); i++) {
-        const char *path = masked_paths[i];
-        if (mount("/dev/null", path, NULL, MS_BIND, NULL) == 0 || errno == ENOENT)
-            continue;
-        if (errno != ENOTDIR)
-            fail(s);
-        if (empty) {
-            must(s, mount(empty, path, NULL, MS_BIND, NULL));
-        } else {
-            must(s, mount("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL));
-            empty = path;
-        }
-    }
-    done(s, MASK);
+    mask_paths(s);
+    mount_in_dev(s);
 
     for (size_t i = 0; i < COUNT(read_only_paths); i++) {
         const char *path = read_only_paths[i];
@@ -282,11 +318,10 @@ static int run_child(void *argument)
     done(s, CLONE);
     must(s, prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
     umask(0);
-    if (!s->config->unified) {
-        /* "0" to tasks moves the calling thread; writing cgroup.procs would wait for an RCU grace period. */
-        must(s, write(s->tasks[0], "0", 1));
-        must(s, write(s->tasks[1], "0", 1));
-    }
+    /* It was born into the v2 group. "0" to tasks moves the calling thread into those of v1; writing cgroup.procs would
+     * wait for an RCU grace period. */
+    for (size_t i = 1; i < s->config->groups; i++)
+        must(s, write(s->tasks[i], "0", 1));
     must(s, unshare(CLONE_NEWCGROUP));
     done(s, ATTACH);
 
@@ -294,10 +329,11 @@ static int run_child(void *argument)
     mount_system(s);
     raise_loopback(s);
 
-    must(s, sethostname("floor", 5));
     must(s, syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL));
     must(s, setsid());
     umask(022);
+    for (size_t i = 0; i < s->config->limit_count; i++)
+        must(s, setrlimit(s->config->limits[i].resource, &s->config->limits[i].value));
     done(s, SESSION);
 
     must(s, dup2(s->config->null_fd, 0));
@@ -431,35 +467,83 @@ static int make_cgroup(int parent, const char *name)
     return fd;
 }
 
+/* The total, in microseconds, of the first line of a pressure file; -1 without pressure stall information. */
+static long read_stall(int dir, const char *name)
+{
+    char text[256] = "";
+    int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    const char *total = read(fd, text, sizeof text - 1) > 0 ? strstr(text, "total=") : NULL;
+    close(fd);
+    return total ? atol(total + strlen("total=")) : -1;
+}
+
+/* The groups of one start, the v2 group first, with its limits; the child enters those of v1 by their tasks files. */
+static void make_cgroups(const struct config *c, struct start *s, const char *name, int cgroups[])
+{
+    for (size_t i = 0; i < c->groups; i++)
+        cgroups[i] = make_cgroup(c->parent_fds[i], name);
+    if (c->groups == 1) {
+        write_file(cgroups[0], "memory.max", MEMORY_LIMIT);
+        if (c->accounts_swap)
+            write_file(cgroups[0], "memory.swap.max", "0");
+        write_file(cgroups[0], "pids.max", PIDS_LIMIT);
+    } else {
+        write_file(cgroups[1], "memory.limit_in_bytes", MEMORY_LIMIT);
+        if (c->accounts_swap)
+            write_file(cgroups[1], "memory.memsw.limit_in_bytes", MEMORY_LIMIT);
+        write_file(cgroups[2], "pids.max", PIDS_LIMIT);
+    }
+    for (size_t i = 1; i < c->groups; i++)
+        if ((s->tasks[i] = openat(cgroups[i], "tasks", O_WRONLY | O_CLOEXEC)) < 0)
+            die("tasks");
+    union bpf_attr attach = {
+        .target_fd = (uint32_t)cgroups[0], .attach_bpf_fd = (uint32_t)c->devices_fd,
+        .attach_type = BPF_CGROUP_DEVICE, .attach_flags = BPF_F_ALLOW_MULTI,
+    };
+    if (syscall(SYS_bpf, BPF_PROG_ATTACH, &attach, sizeof attach) < 0)
+        die("BPF_PROG_ATTACH");
+}
+
+static void read_usage(const struct config *c, struct start *s, const int cgroups[])
+{
+    static const char *const pressures[] = {"cpu.pressure", "memory.pressure", "io.pressure"};
+
+    s->usage.memory_peak = c->groups == 1 ? read_number(cgroups[0], "memory.peak")
+                                          : read_number(cgroups[1], "memory.max_usage_in_bytes");
+    s->usage.pids_peak = read_number(cgroups[c->groups - 1], "pids.peak");
+    for (size_t i = 0; i < COUNT(pressures); i++)
+        s->usage.stalls[i] = read_stall(cgroups[0], pressures[i]);
+}
+
+static void remove_cgroups(const struct config *c, struct start *s, const char *name, const int cgroups[])
+{
+    for (size_t i = 0; i < c->groups; i++) {
+        if (unlinkat(c->parent_fds[i], name, AT_REMOVEDIR) < 0)
+            die("rmdir of the cgroup");
+        close(cgroups[i]);
+        if (i > 0)
+            close(s->tasks[i]);
+    }
+}
+
 static uint64_t start_container(const struct config *c, struct start *s, struct captured *captured)
 {
     static unsigned long serial;
     char name[32];
-    int out[2], err[2], cgroups[2] = {-1, -1};
+    int out[2], err[2], cgroups[MAX_GROUPS];
     struct rusage usage;
-    int kinds = c->unified ? 1 : 2;
-    uint64_t flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
+    uint64_t flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_INTO_CGROUP;
     uint64_t began = now();
 
     if (pipe2(out, O_CLOEXEC) < 0 || pipe2(err, O_CLOEXEC) < 0)
         die("pipe2");
-    *s = (struct start){.config = c, .out = out[1], .err = err[1], .tasks = {-1, -1}};
+    *s = (struct start){.config = c, .out = out[1], .err = err[1]};
     done(s, PIPES);
 
     snprintf(name, sizeof name, "%d-%lu", getpid(), serial++);
-    for (int i = 0; i < kinds; i++)
-        cgroups[i] = make_cgroup(c->parent_fds[i], name);
-    if (c->unified) {
-        write_file(cgroups[0], "memory.max", MEMORY_LIMIT);
-        write_file(cgroups[0], "pids.max", PIDS_LIMIT);
-        flags |= CLONE_INTO_CGROUP;
-    } else {
-        write_file(cgroups[0], "memory.limit_in_bytes", MEMORY_LIMIT);
-        write_file(cgroups[1], "pids.max", PIDS_LIMIT);
-        for (int i = 0; i < 2; i++)
-            if ((s->tasks[i] = openat(cgroups[i], "tasks", O_WRONLY | O_CLOEXEC)) < 0)
-                die("tasks");
-    }
+    make_cgroups(c, s, name, cgroups);
     done(s, CGROUP);
 
     int pidfd = spawn(s, flags, cgroups[0], run_child);
@@ -474,23 +558,17 @@ static uint64_t start_container(const struct config *c, struct start *s, struct 
     }
     done(s, EXIT);
 
-    long memory = read_number(cgroups[0], c->unified ? "memory.peak" : "memory.max_usage_in_bytes");
-    long pids = read_number(cgroups[kinds - 1], "pids.peak");
+    read_usage(c, s, cgroups);
     done(s, USAGE);
 
-    for (int i = 0; i < kinds; i++) {
-        if (unlinkat(c->parent_fds[i], name, AT_REMOVEDIR) < 0)
-            die("rmdir of the cgroup");
-        close(cgroups[i]);
-        if (s->tasks[i] >= 0)
-            close(s->tasks[i]);
-    }
+    remove_cgroups(c, s, name, cgroups);
     close(out[0]);
     close(err[0]);
     close(pidfd);
     done(s, RMDIR);
-    if (status != 0 || memory <= 0 || pids == 0) {
-        fprintf(stderr, "floor: status %d, memory peak %ld, pids peak %ld\n", status, memory, pids);
+    if (status != 0 || s->usage.memory_peak <= 0 || s->usage.pids_peak == 0) {
+        fprintf(stderr, "floor: status %d, memory peak %ld, pids peak %ld\n", status, s->usage.memory_peak,
+                s->usage.pids_peak);
         exit(1);
     }
     return s->ends[RMDIR] - began;
@@ -549,55 +627,120 @@ static uint64_t start_plain(const struct config *c, struct start *s, struct capt
 
 /* --- set-up and modes --------------------------------------------------------------------------------------------- */
 
+/* Opens the parent of the groups in each hierarchy that is used. */
 static void open_cgroups(struct config *c, const char *name)
 {
-    c->unified = access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;
-    if (c->unified) {
+    const char *controllers = "+memory +pids";
+    int unified = access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;
+    const char *hierarchies[MAX_GROUPS] = {unified ? "" : "/unified", "/memory", "/pids"};
+
+    if (unified) {
         int root = open("/sys/fs/cgroup", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        write_file(root, "cgroup.subtree_control", "+memory +pids");
+        write_file(root, "cgroup.subtree_control", controllers);
         close(root);
+    } else if (access("/sys/fs/cgroup/unified/cgroup.controllers", F_OK) < 0) {
+        die("the cgroup v2 hierarchy, by which devices are limited");
     }
-    for (int i = 0; i < (c->unified ? 1 : 2); i++) {
-        const char *hierarchy = c->unified ? "" : i == 0 ? "/memory" : "/pids";
-        snprintf(c->cgroup_parents[i], sizeof c->cgroup_parents[i], "/sys/fs/cgroup%s/%s", hierarchy, name);
+    c->groups = unified ? 1 : MAX_GROUPS;
+    for (size_t i = 0; i < c->groups; i++) {
+        snprintf(c->cgroup_parents[i], sizeof c->cgroup_parents[i], "/sys/fs/cgroup%s/%s", hierarchies[i], name);
         if (mkdir(c->cgroup_parents[i], 0755) < 0 && errno != EEXIST)
             die(c->cgroup_parents[i]);
         c->parent_fds[i] = open(c->cgroup_parents[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (c->parent_fds[i] < 0)
             die(c->cgroup_parents[i]);
-        if (c->unified)
-            write_file(c->parent_fds[i], "cgroup.subtree_control", "+memory +pids");
+    }
+    if (unified)
+        write_file(c->parent_fds[0], "cgroup.subtree_control", controllers);
+    int probe = make_cgroup(c->parent_fds[unified ? 0 : 1], "probe");
+    c->accounts_swap = faccessat(probe, unified ? "memory.swap.max" : "memory.memsw.limit_in_bytes", F_OK, 0) == 0;
+    close(probe);
+    unlinkat(c->parent_fds[unified ? 0 : 1], "probe", AT_REMOVEDIR);
+}
+
+/* Reads at most `size` bytes of a file; how many. */
+static size_t read_whole(const char *path, void *data, size_t size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, data, size);
+    if (n <= 0)
+        die(path);
+    close(fd);
+    return (size_t)n;
+}
+
+/* The program for the devices, BASE/devices: instructions of BPF. */
+static void load_devices(struct config *c)
+{
+    static struct bpf_insn instructions[4096];
+    char path[4096];
+
+    snprintf(path, sizeof path, "%s/devices", c->base);
+    size_t size = read_whole(path, instructions, sizeof instructions);
+    union bpf_attr load = {
+        .prog_type = BPF_PROG_TYPE_CGROUP_DEVICE, .insn_cnt = (uint32_t)(size / sizeof instructions[0]),
+        .insns = (uint64_t)(uintptr_t)instructions, .license = (uint64_t)(uintptr_t)"Apache-2.0",
+        .expected_attach_type = BPF_CGROUP_DEVICE,
+    };
+    c->devices_fd = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof load);
+    if (c->devices_fd < 0)
+        die("BPF_PROG_LOAD");
+}
+
+/* Which masked paths are directories: the kernel's own are the same on the host. */
+static void find_directories(struct config *c)
+{
+    struct stat info;
+
+    for (size_t i = 0; i < COUNT(masked_paths); i++)
+        if (stat(masked_paths[i], &info) == 0 && S_ISDIR(info.st_mode))
+            c->mask_directories |= 1U << i;
+}
+
+/* Which soft limits a child has to change: they are the caller's own, and do not change from start to start. */
+static void find_limits(struct config *c)
+{
+    for (int resource = 0; resource < RLIM_NLIMITS; resource++) {
+        struct rlimit value;
+        rlim_t soft = RLIM_INFINITY;
+        if (getrlimit(resource, &value) < 0)
+            die("getrlimit");
+        for (size_t i = 0; i < COUNT(limited); i++)
+            if (limited[i].resource == resource)
+                soft = limited[i].soft;
+        soft = soft < value.rlim_max ? soft : value.rlim_max;
+        if (soft == value.rlim_cur)
+            continue;
+        value.rlim_cur = soft;
+        c->limits[c->limit_count].resource = resource;
+        c->limits[c->limit_count++].value = value;
     }
 }
 
 static void load_filter(struct config *c, const char *path)
 {
     static struct sock_filter instructions[BPF_MAXINSNS];
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t size = fd < 0 ? -1 : read(fd, instructions, sizeof instructions);
-    if (size <= 0)
-        die(path);
-    close(fd);
-    c->filter.len = (unsigned short)((size_t)size / sizeof instructions[0]);
+
+    c->filter.len = (unsigned short)(read_whole(path, instructions, sizeof instructions) / sizeof instructions[0]);
     c->filter.filter = instructions;
 }
 
 static void configure(struct config *c, char *const *arguments, int count)
 {
     static char *default_argv[] = {"/bin/true", NULL};
-    int fd = open("/proc/sys/kernel/cap_last_cap", O_RDONLY | O_CLOEXEC);
     char text[16] = "";
 
     if (count < 3) {
         errno = EINVAL;
         die("BASE FILTER CGROUP are missing");
     }
-    if (fd < 0 || read(fd, text, sizeof text - 1) < 0)
-        die("cap_last_cap");
-    close(fd);
+    read_whole("/proc/sys/kernel/cap_last_cap", text, sizeof text - 1);
     c->last_capability = atoi(text);
     c->base = arguments[0];
     load_filter(c, arguments[1]);
+    load_devices(c);
+    find_directories(c);
+    find_limits(c);
     open_cgroups(c, arguments[2]);
     c->argv = count > 3 ? arguments + 3 : default_argv;
 }
@@ -679,7 +822,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: floor container|steps|show|spawn ... (see the head of floor.c)\n");
         return 2;
     }
-    for (int i = 0; i < (c.unified ? 1 : 2); i++)
+    for (size_t i = 0; i < c.groups; i++)
         if (rmdir(c.cgroup_parents[i]) < 0)
             die(c.cgroup_parents[i]);
     return 0;

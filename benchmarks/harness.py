@@ -16,18 +16,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from pycontain import defaults
+from pycontain.cgroups.device_bpf import program
+from pycontain.cgroups.devices import read_rules, with_defaults
 from pycontain.linux.seccomp import default_filter
 
 HERE = Path(__file__).parent
 CGROUPS = Path("/sys/fs/cgroup")
 MEMORY_LIMIT = 256 * 2**20
 PIDS_LIMIT = 64
-# The default set of docker, also in floor.c.
-CAPABILITIES = [
-    *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"),
-    *("CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SYS_CHROOT", "CAP_MKNOD", "CAP_AUDIT_WRITE"),
-    "CAP_SETFCAP",
-]
+CAPABILITIES = list(defaults.CAPABILITIES)  # also in floor.c
 APPLETS = ("true", "sh", "cat", "ls", "sleep", "grep", "readlink", "wc", "hostname")
 # A program without libc: what is left of a start when the program itself costs nothing. The start of libc executes
 # about 30 CPUID instructions, which a hypervisor traps: half a millisecond in some virtual machines.
@@ -39,10 +37,11 @@ class UnavailableError(Exception):
 
 
 class Workspace:
-    """A temporary directory with the compiled floor, the busybox root and the seccomp filter.
+    """A temporary directory with the compiled floor, the busybox root, the seccomp filter and the device program.
 
-    `base/root` is the root, `base/run` an empty directory for mounting. `cgroup` is the name of the parent cgroup that
-    every subject uses, in all hierarchies; leaving the workspace removes it with all that is below.
+    `base/root` is the root, `base/run` an empty directory for mounting, `base/devices` the program. `cgroup` is the
+    name of the parent cgroup that every subject uses, in all hierarchies; leaving the workspace removes it with all
+    that is below.
     """
 
     def __init__(self) -> None:
@@ -58,6 +57,8 @@ class Workspace:
             (self.base / "run").mkdir()
             make_root(self.root)
             self.filter.write_bytes(default_filter())
+            devices = program(read_rules(with_defaults(())))
+            (self.base / "devices").write_bytes(b"".join(instruction.encode() for instruction in devices))
         except BaseException:
             shutil.rmtree(self.base)
             raise

@@ -16,16 +16,13 @@ from typing import Any
 
 from harness import CAPABILITIES, MEMORY_LIMIT, PIDS_LIMIT, UnavailableError, Workspace
 
+from pycontain import defaults
+
 # Of containers-common; crun, runc and podman compile it with libseccomp at every start, as they do for everybody.
 SECCOMP_PROFILE = Path("/usr/share/containers/seccomp.json")
-MASKED_PATHS = [
-    *(f"/proc/{name}" for name in ("acpi", "asound", "kcore", "keys", "latency_stats", "timer_list", "timer_stats")),
-    *("/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"),
-]
-READ_ONLY_PATHS = [f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger")]
 MOUNTS = [
     ("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"]),
-    ("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+    ("/dev", "tmpfs", "tmpfs", ["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]),
     ("/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
     ("/dev/shm", "tmpfs", "shm", ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
     ("/dev/mqueue", "mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
@@ -102,10 +99,14 @@ def oci_config(runtime: str, workspace: Workspace, program: Sequence[str]) -> di
         ],
         "linux": {
             "namespaces": [{"type": name} for name in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
-            "maskedPaths": MASKED_PATHS,
-            "readonlyPaths": READ_ONLY_PATHS,
+            "maskedPaths": defaults.MASKED_PATHS,
+            "readonlyPaths": defaults.READONLY_PATHS,
             "cgroupsPath": f"/{workspace.cgroup}/{runtime}",
-            "resources": {"memory": {"limit": MEMORY_LIMIT}, "pids": {"limit": PIDS_LIMIT}},
+            "resources": {
+                "devices": [{"allow": False, "access": "rwm"}],  # the runtime adds the usual ones
+                "memory": {"limit": MEMORY_LIMIT},
+                "pids": {"limit": PIDS_LIMIT},
+            },
             "seccomp": seccomp_profile(),
         },
     }
