@@ -75,9 +75,9 @@ class Container:
         `/proc`, `/sys`, `/dev`, `/run` and `/tmp` are its own. Other mounted file systems are copied on write as well;
         those that are mounted read-only or that overlayfs cannot stack on are there read-only. What is written
         lives in memory, counts as the container's, and is gone with it. `PATH` is the caller's; nothing else of the
-        environment is passed.
+        environment is passed. An interpreter or virtual environment below `/tmp` or `/run` is there, read-only.
         """
-        return cls._new("/", defaults.HOST_MOUNTS, defaults.host_path())
+        return cls._new("/", (*defaults.HOST_MOUNTS, *defaults.interpreter_mounts()), defaults.host_path())
 
     @classmethod
     def from_rootfs(cls, path: Path) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from pycontain.linux.capabilities import DEFAULT
 from pycontain.runtimes.rootfs import UNIFIED
@@ -56,6 +57,13 @@ def process(path: str = PATH) -> Process:
 def cgroup_mounts() -> tuple[Mount, ...]:
     """Programs look there for their limits. Only cgroup v2 can show a container its own groups and no others."""
     return (CGROUP_MOUNT,) if os.path.exists(UNIFIED) else ()
+
+
+def interpreter_mounts() -> tuple[Mount, ...]:
+    """Where this interpreter and its packages lie in a directory of which a clone of the host has its own."""
+    prefixes = dict.fromkeys(os.path.realpath(prefix) for prefix in (sys.base_prefix, sys.prefix))
+    hidden = [prefix for prefix in prefixes if prefix.startswith(("/tmp/", "/run/"))]
+    return tuple(Mount(prefix, "bind", prefix, ("rbind", "rprivate", "rro")) for prefix in hidden)
 
 
 def host_path() -> str:

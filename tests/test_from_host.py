@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import tempfile
+import textwrap
+import venv
 from pathlib import Path
 
 import pytest
@@ -249,3 +253,19 @@ result = Container.from_host().run(["sh", "-c", "echo $$; touch /etc/new /tmp/ne
 print(result.text.split(), result.stderr.decode())
 """
     assert python(privileged.with_tmpfs("/run"), code, source).strip() == "['1', 'new']"
+
+
+def test_a_virtual_environment_in_tmp_is_there_read_only() -> None:
+    with tempfile.TemporaryDirectory(prefix="pycontain-venv-", dir="/tmp") as directory:
+        venv.create(directory, with_pip=False, symlinks=True)
+        program = f"""
+            import sys
+            sys.path[:0] = {[path for path in sys.path if path]!r}
+            from pycontain import Container
+            host = Container.from_host()
+            print(host.run([sys.executable, "-c", "import sys; print(sys.prefix)"]).check().text)
+            print(host.run(["touch", sys.prefix + "/new"]).exit_code)
+        """
+        command = [f"{directory}/bin/python", "-c", textwrap.dedent(program)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert ended.stdout.split() == [directory, "1"]
