@@ -87,7 +87,7 @@ class SystemdDriver:
         pause = Pause()
         try:
             self._start(name, unit, pause, properties)
-            return self._fill(name, unit, resources, pause)
+            return self._fill(name, unit, resources, pause, kill)
         except BaseException as error:
             pause.end()
             if not isinstance(error, _NameTaken):
@@ -178,7 +178,9 @@ class SystemdDriver:
         if result != "done":
             raise CgroupError(f"systemd could not start {unit}: {result}", remedy=f"See `journalctl -u {unit}`")
 
-    def _fill(self, name: str, unit: str, resources: Resources | None, pause: Pause) -> SystemdGroup:
+    def _fill(
+        self, name: str, unit: str, resources: Resources | None, pause: Pause, kill: bool
+    ) -> SystemdGroup:
         """Makes the group of the task in the new scope."""
         scope = self._groups.open(unit)
         if not scope.paths:
@@ -186,6 +188,8 @@ class SystemdDriver:
         if self._delegated:
             limited = self._groups.limits(resources).controllers
             v2.give(f"{self._unified}/{unit}", self._delegated.intersection((*_MEASURED, *limited)), "pause")
+        if kill and self.hierarchy == "v1" and "freezer" in self.controllers:
+            self._groups.join_freezer(scope)  # which systemd does not use: on hybrid and v2 there is the v2 group
         task = self._groups.create_child(scope, name, resources)
         try:
             return SystemdGroup(self, name, scope, task, pause)

@@ -100,7 +100,7 @@ class Bus:
         """In a child of os.fork: the connection is the parent's, and a lock may have been held by another thread."""
         self._lock = threading.Lock()
         if self._connection is not None:
-            self._connection.close()
+            self._connection.disown()
             self._connection = None
 
 
@@ -108,12 +108,12 @@ class _Connection:
     """A socket on which any number of threads wait: one of them reads, for all."""
 
     def __init__(self, address: str) -> None:
-        self._socket = _open(address)
+        self._fd = _open(address)  # not a socket object, which would complain that it is open at the end of Python
         from jeepney import Parser
 
         self._parser = Parser()
         self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
+        self._poll.register(self._fd, select.POLLIN)
         self._condition = threading.Condition()
         self._sending = threading.Lock()
         self._reading = False
@@ -128,7 +128,16 @@ class _Connection:
             raise
 
     def close(self) -> None:
-        self._socket.close()
+        with self._condition:
+            self._lost = self._lost or "the connection is closed"
+            if not self._reading:  # the reader's descriptor must not become another file's: it closes it itself
+                self.disown()
+
+    def disown(self) -> None:
+        """Closes the descriptor, without a lock: for a child of os.fork."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def is_usable(self) -> bool:
         """Looks whether the bus has hung up meanwhile; also takes in what arrived since the last call."""
@@ -180,7 +189,8 @@ class _Connection:
                 self._replies[serials[-1]] = None
             data = b"".join(m.serialise(serial=s) for m, s in zip(messages, serials, strict=True))
             try:
-                self._socket.sendall(data)
+                while data:
+                    data = data[os.write(self._fd, data):]
             except BaseException as error:  # Ctrl-C too: a part of a message may have been sent
                 cause = os.strerror(error.errno or 0) if isinstance(error, OSError) else "interrupted"
                 with self._condition:
@@ -223,16 +233,16 @@ class _Connection:
         self._condition.release()
         try:
             if self._poll.poll(timeout * 1000):
-                data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            pass
+                data = os.read(self._fd, 1 << 16)
         except OSError:
             data = b""
         finally:
             self._condition.acquire()
             self._reading = False
             self._condition.notify_all()
-        if data == b"":
+        if self._lost is not None:
+            self.disown()
+        elif data == b"":
             self._lost = "the bus has closed the connection"
         elif data:
             self._parser.add_data(data)
@@ -265,7 +275,7 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _open(address: str) -> socket.socket:
+def _open(address: str) -> int:
     try:
         from jeepney.auth import AuthenticationError  # type: ignore[import-untyped]
         from jeepney.io.blocking import prep_socket  # type: ignore[import-untyped]
@@ -280,9 +290,9 @@ def _open(address: str) -> socket.socket:
         raise NotSupported(
             f"systemd cannot be reached at {address}: {cause}", remedy="Start the D-Bus daemon, or use driver cgroupfs"
         ) from error
-    # A bus that takes nothing for that long hangs: sendall then fails with EAGAIN.
+    # A bus that takes nothing for that long hangs: a write then fails with EAGAIN.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(TIMEOUT), 0))
-    return connection
+    return connection.detach()
 
 
 def _method(member: str, signature: str, body: Sequence[Any], interface: str, path: str) -> Message:
