@@ -63,7 +63,7 @@ class Container:
     _spec: Spec
     _user: str | None = None
     _default_filter: bool = True
-    _joined: FrozenMap[Task] = field(default=FrozenMap(), eq=False)
+    _joined: tuple[tuple[str, Task], ...] = field(default=(), eq=False)
     _compiled: dict[object, Compiled] = field(factory=dict, init=False, eq=False)
 
     # ---- where it comes from
@@ -264,10 +264,10 @@ class Container:
         namespaces = [namespace for namespace in self._linux.namespaces if namespace.type != kind]
         if where != "host":
             namespaces.append(Namespace(kind, _namespace_path(kind, where)))
-        joined = {name: task for name, task in self._joined.items() if name != kind}
+        joined = [(name, task) for name, task in self._joined if name != kind]
         if isinstance(where, Task):
-            joined[kind] = where
-        changed = evolve(self._with_linux(namespaces=tuple(namespaces)), joined=FrozenMap(joined))
+            joined.append((kind, where))
+        changed = evolve(self._with_linux(namespaces=tuple(namespaces)), joined=tuple(joined))
         return changed._without_mounts() if kind == "mount" and where != "new" else changed
 
     def _without_mounts(self) -> Self:
@@ -414,7 +414,7 @@ class Container:
 
     def _compile_for(self, terminal: ConsoleSize | None) -> Compiled:
         fill_standard_streams()
-        for kind, task in self._joined.items():
+        for kind, task in self._joined:
             if task.state not in ("running", "paused"):  # its pid may be another's by now
                 raise TaskError(f"{task!r} has ended: its {kind} namespace cannot be joined any more")
         compiled = self._compiled.get(terminal)
