@@ -1,0 +1,83 @@
+"""The backend `native`: systemd in new namespaces, on this host's kernel, in cgroups of its own in each hierarchy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from keeper import Launch
+from machine import PORTS, MachineError
+
+INSIDE = Path(__file__).parent / "guest" / "native.sh"
+
+# Options that the kernel shows but a second mount of the same v1 hierarchy must not name.
+SHOWN = {"rw", "ro", "relatime", "nosuid", "nodev", "noexec", "clone_children", "xattr"}
+
+
+class Hierarchy(NamedTuple):
+    place: str
+    kind: str  # the type of its file system
+    options: str
+
+
+def launch(image: Path, folder: Path) -> Launch:
+    if os.geteuid() != 0:
+        raise MachineError("the backend native needs root")
+    hierarchies = _hierarchies()
+    ports = folder / "ports"
+    ports.mkdir()
+    (folder / "job.tar").rename(ports / "job.tar")
+    _write_controllers(ports / "cgroups", hierarchies)
+    for name in PORTS:
+        os.mkfifo(ports / name)
+    groups = [_group(hierarchy, folder.name) for hierarchy in hierarchies]
+    enter = "".join(f"echo $$ >{group}/cgroup.procs && " for group in groups) + 'exec unshare "$@"'
+    namespaces = ["--mount", "--pid", "--cgroup", "--uts", "--ipc", "--net", "--fork", "--kill-child"]
+    mounts = [f"{h.place} {h.kind} {h.options}" for h in hierarchies]
+    return Launch(
+        ["sh", "-c", enter, "sh", *namespaces, "bash", str(INSIDE), str(folder), str(image), *mounts],
+        ports={name: os.open(ports / name, os.O_RDONLY | os.O_NONBLOCK) for name in PORTS},
+        groups=groups,
+    )
+
+
+def _hierarchies() -> list[Hierarchy]:
+    found = []
+    with open("/proc/mounts") as table:
+        for line in table:
+            _, place, kind, options = line.split()[:4]
+            if kind == "cgroup2" and place.startswith("/sys/fs/cgroup"):
+                found.append(Hierarchy(place, kind, "rw"))
+            elif kind == "cgroup" and place.startswith("/sys/fs/cgroup/"):
+                named = [o for o in options.split(",") if o not in SHOWN and not o.startswith("release_agent=")]
+                if named[0].startswith("name="):
+                    named[:0] = ["none", "xattr"]
+                found.append(Hierarchy(place, kind, ",".join(named)))
+    if not any(h.kind == "cgroup2" or "name=systemd" in h.options for h in found):
+        raise MachineError("systemd needs a cgroup2 or the hierarchy name=systemd mounted below /sys/fs/cgroup")
+    return found
+
+
+def _group(hierarchy: Hierarchy, name: str) -> Path:
+    group = Path(hierarchy.place, name)
+    group.mkdir()
+    if hierarchy.kind == "cgroup" and "cpuset" in hierarchy.options.split(","):
+        for file in ("cpuset.cpus", "cpuset.mems"):  # without them it takes no process, see cpusets(7)
+            (group / file).write_text((group.parent / file).read_text())
+    return group
+
+
+def _write_controllers(path: Path, hierarchies: list[Hierarchy]) -> None:
+    """/proc/cgroups, in which the controllers that this host has not mounted are disabled.
+
+    systemd would mount those that are not, as v1, and what it makes there would be seen by the host and outlive it.
+    """
+    mounted = {name for h in hierarchies if h.kind == "cgroup" for name in h.options.split(",")}
+    lines = []
+    for line in Path("/proc/cgroups").read_text().splitlines():
+        name, *fields = line.split("\t")
+        if not name.startswith("#") and name not in mounted:
+            fields[-1] = "0"
+        lines.append("\t".join([name, *fields]) + "\n")
+    path.write_text("".join(lines))
