@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Union
@@ -20,6 +21,11 @@ CPU_PERIOD = 100_000  # microseconds, the kernel's default
 
 Size = Union[int, str]
 Devices = Mapping[str, Size]
+
+# cpuset(7), "List format", with the strides that the kernel takes too: "0-2,4", "0-31:2/4"
+_RANGE = r"\d+(-\d+(:\d+/\d+)?)?"
+_LIST = re.compile(f"{_RANGE}(,{_RANGE})*", re.ASCII)
+_DEVICE = re.compile(r"(\d{1,10}):(\d{1,10})", re.ASCII)
 
 
 class Limits(TypedDict, total=False):
@@ -89,7 +95,7 @@ def resources_with(old: Resources | None, limits: Mapping[str, Any]) -> Resource
             HugepageLimit(size, parse_size(limit, "a limit of huge pages")) for size, limit in given["hugetlb"].items()
         )
     if "unified" in given:
-        new["unified"] = FrozenMap({**old.unified, **{name: str(value) for name, value in given["unified"].items()}})
+        new["unified"] = FrozenMap({**old.unified, **{name: _text(name, v) for name, v in given["unified"].items()}})
     return evolve(old, **new)
 
 
@@ -121,9 +127,9 @@ def _cpu(old: CPU, given: Mapping[str, Any]) -> CPU:
             raise InvalidArgument(f"{shares} is not a number of cpu shares: they go from 2 to 262144")
         new["shares"] = shares
     if "cpuset_cpus" in given:
-        new["cpus"] = str(given["cpuset_cpus"])
+        new["cpus"] = _list(given["cpuset_cpus"], "processors")
     if "cpuset_mems" in given:
-        new["mems"] = str(given["cpuset_mems"])
+        new["mems"] = _list(given["cpuset_mems"], "memory nodes")
     return evolve(old, **new)
 
 
@@ -152,9 +158,9 @@ def _throttle(device: str, rate: Size) -> ThrottleDevice:
 
 def _device(name: str) -> tuple[int, int]:
     """The numbers of a block device, given as its node or as "major:minor"."""
-    major, colon, minor = name.partition(":")
-    if colon and major.isdigit() and minor.isdigit():
-        return int(major), int(minor)
+    match = _DEVICE.fullmatch(name)
+    if match is not None:
+        return int(match[1]), int(match[2])
     kind, *numbers, _ = device_numbers(name)
     if kind != "b":
         raise InvalidArgument(f"{name!r} is not a block device")
@@ -165,12 +171,26 @@ def device_numbers(path: str) -> tuple[Literal["b", "c"], int, int, int]:
     """The kind of a device node, its numbers and its mode. Raises `InvalidArgument` for what is none."""
     try:
         info = os.stat(path)
-    except OSError as error:
-        raise InvalidArgument(f"the device {path!r} cannot be used: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        cause = error.strerror if isinstance(error, OSError) else error
+        raise InvalidArgument(f"the device {path!r} cannot be used: {cause}") from None
     if not stat.S_ISBLK(info.st_mode) and not stat.S_ISCHR(info.st_mode):
         raise InvalidArgument(f"{path!r} is not a device")
     kind: Literal["b", "c"] = "b" if stat.S_ISBLK(info.st_mode) else "c"
     return kind, os.major(info.st_rdev), os.minor(info.st_rdev), stat.S_IMODE(info.st_mode)
+
+
+def _list(value: object, what: str) -> str:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not _LIST.fullmatch(text):
+        raise InvalidArgument(f"{value!r} is not a list of {what}", remedy="Write one such as '0-2,4'")
+    return text
+
+
+def _text(file: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise InvalidArgument(f"{value!r} cannot be written to {file}: it must be a text or a whole number")
+    return str(value)
 
 
 def _whole(number: object, what: str) -> int:

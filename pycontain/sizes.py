@@ -7,7 +7,7 @@ import re
 from pycontain.errors import InvalidArgument
 
 UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)  # more digits are no size
 
 
 def parse_size(size: int | str, what: str = "a size") -> int:
