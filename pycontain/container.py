@@ -85,7 +85,7 @@ class Container:
 
         The path is made absolute now, and looked at when the container starts.
         """
-        return cls._new(os.path.abspath(os.fspath(path)), defaults.MOUNTS, defaults.PATH)
+        return cls._new(_on_host(path, "the root"), defaults.MOUNTS, defaults.PATH)
 
     @classmethod
     def _new(cls, root: str, mounts: tuple[Mount, ...], path: str) -> Self:
@@ -126,6 +126,8 @@ class Container:
         for name, value in {**(variables or {}), **more}.items():
             if not name or "=" in name:
                 raise InvalidArgument(f"{name!r} is not the name of an environment variable")
+            if not isinstance(value, str):
+                raise InvalidArgument(f"the value of the environment variable {name} must be a string, not {value!r}")
             env[name] = value
         return self._with_process(env=tuple(f"{name}={value}" for name, value in env.items()))
 
@@ -136,7 +138,7 @@ class Container:
     def with_user(self, user: str | int) -> Self:
         """Who runs the command: `name`, `uid`, `name:group` or `uid:gid`, as docker's `--user`; root without this.
 
-        Names are looked up in the container's own /etc/passwd and /etc/group, at the start.
+        Names are looked up in the container's own /etc/passwd and /etc/group, when it first starts.
         """
         if isinstance(user, bool) or not isinstance(user, (str, int)) or str(user) == "":
             raise InvalidArgument(f"{user!r} is not a user")
@@ -148,7 +150,7 @@ class Container:
         `read_only` holds for what is mounted below as well. The target is created where it is missing.
         """
         options = ("rbind", "rprivate", *(("rro",) if read_only else ()))
-        return self.with_mount(Mount(_absolute(target), "bind", os.path.abspath(os.fspath(source)), options))
+        return self.with_mount(Mount(_absolute(target), "bind", _on_host(source, "the source of a bind"), options))
 
     def with_tmpfs(self, target: Path, *, size: int | str | None = None, mode: int = 0o1777) -> Self:
         """An empty file system in memory at `target`, of at most `size` bytes or "16M"; half of the RAM without."""
@@ -418,7 +420,7 @@ class Container:
             if task.state not in ("running", "paused"):  # its pid may be another's by now
                 raise TaskError(f"{task!r} has ended: its {kind} namespace cannot be joined any more")
         compiled = self._compiled.get(terminal)
-        if compiled is None:
+        if compiled is None or not compiled.is_current():
             spec = self._resolved()
             if terminal is not None:
                 spec = evolve(spec, process=evolve(self._process_of(spec), terminal=True, console_size=terminal))
@@ -521,6 +523,14 @@ def _needs_new_version(spec: Spec) -> bool:
     """Whether a specification has what came with version 1.1."""
     time = spec.linux is not None and any(namespace.type == "time" for namespace in spec.linux.namespaces)
     return time or spec.domainname is not None
+
+
+def _on_host(path: Path, what: str) -> str:
+    """The path made absolute. An empty one, of a variable that was not set, would be the working directory."""
+    text = os.fspath(path)
+    if not text:
+        raise InvalidArgument(f"{what} cannot be an empty path")
+    return os.path.abspath(text)
 
 
 def _absolute(path: Path) -> str:

@@ -19,6 +19,7 @@ from pycontain.linux.mounts import MountFlag
 from pycontain.linux.namespaces import NamespaceType
 from pycontain.linux.plan import Plan, Step
 from pycontain.runtimes.drivers import CgroupChoice
+from pycontain.runtimes.lower import Lower
 from pycontain.runtimes.obstacles import setgroups_denied
 from pycontain.runtimes.rootfs import RootPlan
 from pycontain.spec import IDMapping, Linux, Process, Resources, Rlimit, Spec
@@ -59,6 +60,7 @@ class Compiled:
         terminal: whether the process gets a terminal of its own.
         env: of the command, encoded.
         search: the directories in which a command without a slash is looked for.
+        lower: what a copy-on-write root is made from, None without one.
     """
 
     plan: Plan
@@ -77,6 +79,11 @@ class Compiled:
     terminal: bool
     env: tuple[bytes, ...]
     search: tuple[str, ...]
+    lower: Lower | None
+
+    def is_current(self) -> bool:
+        """Whether the plan still fits what is mounted in the root."""
+        return self.lower is None or self.lower.is_current()
 
 
 def compile_spec(spec: Spec, default_filter: bool = False) -> Compiled:
@@ -95,6 +102,7 @@ class _Compiler:
     default_filter: bool
     new: dict[str, bool] = field(factory=dict)
     joins: dict[str, str] = field(factory=dict)
+    lower: Lower | None = None
 
     def compile(self) -> Compiled:
         spec, process, linux = self.spec, self._process(), self._linux()
@@ -129,6 +137,7 @@ class _Compiler:
             terminal=process.terminal,
             env=tuple(os.fsencode(variable) for variable in process.env),
             search=_search_path(process),
+            lower=self.lower,
         )
 
     def _process(self) -> Process:
@@ -217,6 +226,7 @@ class _Compiler:
             tty_group=_inside(5, linux.gid_mappings),
         )
         root.build()
+        self.lower = root.lower
         flag = PROPAGATIONS[linux.rootfs_propagation]
         result = [steps.propagation(int(flag), str(flag.name).lower()), *root.sources, *root.steps]
         if self._process().terminal:

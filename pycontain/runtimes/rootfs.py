@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from attrs import define, field
 
 from pycontain.errors import InvalidArgument, NotSupported, SpecError
 from pycontain.linux import plan as steps
-from pycontain.linux.mountinfo import MountInfo, MountTable
+from pycontain.linux.mountinfo import MountInfo
 from pycontain.linux.mounts import MountAttr, MountFlag, MountOptions, parse_options
 from pycontain.linux.plan import Step
 from pycontain.runtimes.features import stacks_under_overlay
+from pycontain.runtimes.lower import Lower
 from pycontain.runtimes.obstacles import in_user_namespace
 from pycontain.spec import Device, Mount, Spec
 
@@ -33,17 +34,9 @@ DEVICE_LINKS = (
     ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"),
 )
 
-# File systems of the kernel, not of files: a copy of the host's tree leaves them out.
-KERNEL_FILE_SYSTEMS = frozenset((
-    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs",
-    "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs",
-    "tracefs",
-))
 # Those that are known to work as the lower layer of an overlay: for them it need not be tried.
 PLAIN_FILE_SYSTEMS = frozenset(("btrfs", "ext4", "tmpfs", "xfs"))
 UNIFIED = "/sys/fs/cgroup/cgroup.controllers"  # there when cgroup v2 is mounted at the usual place
-
-OWN_DIRECTORIES = ("/proc", "/sys", "/dev", "/run", "/tmp")
 
 # A directory with more entries and a mount in one of them is not put together from all of them in a user namespace:
 # the entry with the mount is there read-only.
@@ -51,18 +44,20 @@ MANY_ENTRIES = 64
 
 STAGES = ("/tmp", "/run", "/mnt", "/sys")
 
-_mount_table: MountTable | None = None
-
 
 @define
 class RootPlan:
-    """Collects the steps of one root. `sources` must run before anything is covered, `steps` afterwards."""
+    """Collects the steps of one root. `sources` must run before anything is covered, `steps` afterwards.
+
+    `lower` is what a copy-on-write root is made from.
+    """
 
     spec: Spec
     user_namespace: bool
     tty_group: bool
     sources: list[Step] = field(factory=list)
     steps: list[Step] = field(factory=list)
+    lower: Lower | None = None
     _parts: list[str] = field(factory=list)  # the mounts that make up the root
 
     def build(self) -> None:
@@ -125,30 +120,23 @@ class RootPlan:
         ]
 
     def _copy_on_write(self, path: str) -> None:
-        try:
-            info = os.stat(path)
-        except OSError as error:
-            raise InvalidArgument(f"the root {path!r} cannot be used: {error.strerror}") from None
-        if not stat.S_ISDIR(info.st_mode):
-            raise InvalidArgument(f"the root {path!r} is not a directory")
-        path = _as_mounted(path, info)
-        mounts = _topmost_mounts()
-        if self.user_namespace and _has_mounts(path, mounts):
-            mode = f"{stat.S_IMODE(info.st_mode):o}"
+        lower = self.lower = Lower.of(path)
+        if self.user_namespace and lower.has_mounts(lower.path):
+            mode = f"{stat.S_IMODE(lower.info.st_mode):o}"
             self.steps.append(steps.file_system("tmpfs", "root", [("source", "pycontain"), ("mode", mode)]))
             self.steps.append(steps.attach("root", "root", root="scratch"))
             self._parts.append("root")
-            self._assemble(path, path, mounts)
+            self._assemble(lower.path, lower)
             return
-        if _type_of(path, mounts) in PLAIN_FILE_SYSTEMS or stacks_under_overlay(path, self.user_namespace):
-            self._overlay(path, "root", 0, info)
+        if lower.fs_type in PLAIN_FILE_SYSTEMS or stacks_under_overlay(lower.path, self.user_namespace):
+            self._overlay(lower.path, "root", 0, lower.info)
         else:
-            self._read_only(path, "root")
+            self._read_only(lower.path, "root")
         self.steps.append(steps.attach("root", "root", root="scratch"))
-        for index, mount in enumerate(_submounts(path, mounts), 1):
-            self._submount(mount, path, index)
+        for index, mount in enumerate(lower.file_mounts(), 1):
+            self._submount(mount, lower.path, index)
 
-    def _assemble(self, directory: str, root: str, mounts: Mapping[str, MountInfo]) -> None:
+    def _assemble(self, directory: str, lower: Lower) -> None:
         """Puts a directory together from its entries, in a user namespace: there the mounts that were inherited are
         locked (mount_namespaces(7)), and overlayfs takes no directory with such a mount in it as a layer.
 
@@ -158,21 +146,20 @@ class RootPlan:
             entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
         except PermissionError:
             return
-        below = os.path.relpath(directory, root)
+        below = os.path.relpath(directory, lower.path)
         parent = "root" if below == "." else f"directory{len(self.steps)}"
         if below != ".":
             self.steps.append(steps.mkdirs("root", below, stat.S_IMODE(os.stat(directory).st_mode)))
             self.steps.append(steps.open_path(below, parent, root="root", directory=True))
         for entry in entries:
-            mount = mounts.get(entry.path)
-            if (root == "/" and entry.path in OWN_DIRECTORIES) or (mount and mount.fs_type in KERNEL_FILE_SYSTEMS):
+            if lower.has_own(entry.path) or lower.is_of_kernel(entry.path):
                 continue
             if entry.is_symlink():
                 self.steps.append(steps.symlink(parent, entry.name, os.readlink(entry.path)))
-            elif entry.is_dir() and _has_mounts(entry.path, mounts) and len(entries) <= MANY_ENTRIES:
-                self._assemble(entry.path, root, mounts)
+            elif entry.is_dir() and lower.has_mounts(entry.path) and len(entries) <= MANY_ENTRIES:
+                self._assemble(entry.path, lower)
             elif entry.is_dir() or entry.is_file():
-                self._entry(entry, os.path.relpath(entry.path, root), mount)
+                self._entry(entry, os.path.relpath(entry.path, lower.path), lower.mounts.get(entry.path))
 
     def _entry(self, entry: os.DirEntry[str], target: str, mount: MountInfo | None) -> None:
         index = len(self._parts)
@@ -329,43 +316,3 @@ def _node(device: Device) -> tuple[int, int]:
     kind = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}[device.type]
     mode = 0o666 if device.file_mode is None else stat.S_IMODE(device.file_mode)
     return kind | mode, 0 if device.type == "p" else os.makedev(device.major or 0, device.minor or 0)
-
-
-def _as_mounted(path: str, info: os.stat_result) -> str:
-    """The directory by the name that the mount table has for what is below it: without symbolic links."""
-    real = os.path.realpath(path)
-    try:
-        return real if os.path.samestat(os.stat(real), info) else path
-    except OSError:  # a link of /proc, whose text need not be a name here
-        return path
-
-
-def _type_of(path: str, mounts: Mapping[str, MountInfo]) -> str:
-    """The type of the file system that a directory is on."""
-    while path not in mounts and path != "/":
-        path = os.path.dirname(path)
-    return mounts[path].fs_type if path in mounts else ""
-
-
-def _topmost_mounts() -> dict[str, MountInfo]:
-    """The visible mount at each mount point."""
-    global _mount_table
-    if _mount_table is None:
-        _mount_table = MountTable()
-    return {mount.mount_point: mount for mount in _mount_table.mounts()}
-
-
-def _has_mounts(directory: str, mounts: Iterable[str]) -> bool:
-    """Whether something is mounted below a directory."""
-    prefix = directory.rstrip("/") + "/"
-    return any(point.startswith(prefix) and point != "/" for point in mounts)
-
-
-def _submounts(root: str, topmost: Mapping[str, MountInfo]) -> Iterable[MountInfo]:
-    """The mounts of files below `root`, those of the kernel and those a container has of its own left out."""
-    prefix = root.rstrip("/") + "/"
-    for point in sorted(topmost):
-        mount = topmost[point]
-        own = root == "/" and any(point == name or point.startswith(name + "/") for name in OWN_DIRECTORIES)
-        if point.startswith(prefix) and point != "/" and not own and mount.fs_type not in KERNEL_FILE_SYSTEMS:
-            yield mount
