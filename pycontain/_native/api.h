@@ -109,7 +109,7 @@ size_t pc_arena_pointers(const struct pc_arena *arena);
 struct pc_context *pc_arena_context(struct pc_arena *arena);
 
 int pc_start(struct pc_arena *arena, const void *plan, size_t plan_size, const void *command, size_t command_size,
-             uint64_t clone_flags, int cgroup_fd);
+             uint64_t clone_flags, int cgroup_fd, uint64_t pid_word);
 void pc_release(struct pc_arena *arena);
 int pc_settled(struct pc_arena *arena, int milliseconds);
 

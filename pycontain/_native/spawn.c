@@ -196,10 +196,28 @@ static long start_spawner(struct pc_arena *arena)
     return ret;
 }
 
+/* Clones in the calling thread, which sleeps until the child has executed, or ended: the kernel writes the child's pid
+ * to `word` before the child runs, so that nobody has to hold it back to note who it is. */
+static long start_here(struct pc_arena *arena, uint64_t word)
+{
+    uint64_t all = ~0ULL, before;
+    long pid;
+
+    arena->context.go = 1;
+    arena->child.parent_tid = word;
+    PC_CALL(rt_sigprocmask, SIG_SETMASK, &all, &before, 8);
+    pid = clone_to(&arena->child, child_main, arena);
+    PC_CALL(rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
+    arena->context.pid = (int32_t)pid;
+    return pid;
+}
+
 /* Starts a child that executes the plan. The plan and the command must stay in place until pc_settled returns 1.
- * The caller has filled context->fds. Returns the child's pid (its pidfd is in the context) or -errno. */
+ * The caller has filled context->fds. With `pid_word`, the address of an int32_t that gets the pid, it returns once the
+ * child has executed, or ended; without, at once, with the child held at PC_AWAIT until pc_release.
+ * Returns the child's pid (its pidfd is in the context) or -errno. */
 int pc_start(struct pc_arena *arena, const void *plan, size_t plan_size, const void *command, size_t command_size,
-             uint64_t clone_flags, int cgroup_fd)
+             uint64_t clone_flags, int cgroup_fd, uint64_t pid_word)
 {
     struct pc_context *context = &arena->context;
     const struct pc_command *words = command;
@@ -232,7 +250,7 @@ int pc_start(struct pc_arena *arena, const void *plan, size_t plan_size, const v
         arena->child.flags |= CLONE_INTO_CGROUP;
         arena->child.cgroup = (uint64_t)cgroup_fd;
     }
-    ret = start_spawner(arena);
+    ret = pid_word ? start_here(arena, pid_word) : start_spawner(arena);
     while (ret >= 0 && !__atomic_load_n(&arena->begun, __ATOMIC_ACQUIRE))
         pc_futex_wait(&arena->begun, 0, 1000);
     if (ret < 0)

@@ -65,6 +65,10 @@ class Cgroup(Protocol):
     def attach_fds(self) -> tuple[int, ...]:
         """Descriptors of the v1 `tasks` files, to each of which the child writes "0". Empty on v2 or once closed."""
 
+    @property
+    def adopts(self) -> bool:
+        """Whether `adopt` does something, for which the process has to be held back."""
+
     def adopt(self, pid: int) -> None:
         """Puts a process that is held back into the group where its birth could not: an unprivileged user may not move
         out of a login session, but systemd does it. To be called for every first process before it goes on; most often

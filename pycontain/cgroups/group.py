@@ -47,6 +47,8 @@ class CgroupfsGroup:
     def path_in(self, subtree: Subtree) -> str:
         return f"{subtree.parent}/{self.name}"
 
+    adopts = False
+
     def adopt(self, pid: int) -> None:
         """Nothing: the process is in the group from its birth or has put itself there."""
 

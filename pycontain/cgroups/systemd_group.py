@@ -56,6 +56,10 @@ class DelegatedGroup:
         named = () if self._named_tasks is None else (self._named_tasks,)
         return (*self.task.attach_fds, *named)
 
+    @property
+    def adopts(self) -> bool:
+        return self._driver.must_move(self.unit)
+
     def adopt(self, pid: int) -> None:
         if self._driver.must_move(self.unit):
             self._driver.move(pid, self.unit, self._subgroup)

@@ -93,8 +93,8 @@ class Launch:
             )
         return fd
 
-    def run(self, record: Callable[[int, int], None], cgroup: Cgroup | None) -> None:
-        """Starts the process. Raises `StartFailed` or a class below it."""
+    def run(self, record: Callable[[int, int], None], cgroup: Cgroup | None, pid_word: int) -> None:
+        """Starts the process. Raises `StartFailed` or a class below it. See `start` for `pid_word`."""
         compiled = self.compiled
         into = -1 if cgroup is None or cgroup.into_fd is None else cgroup.into_fd
         try:
@@ -105,7 +105,7 @@ class Launch:
             else:
                 start(
                     compiled.plan, self._command(), self.descriptors, record,
-                    clone_flags=compiled.clone_flags, cgroup=into,
+                    clone_flags=compiled.clone_flags, cgroup=into, pid_word=pid_word,
                 )
         except StepFailed as failure:
             raise start_failed(

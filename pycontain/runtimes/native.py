@@ -70,7 +70,7 @@ class NativeProcess:
         try:
             self._prepare()
             launch.open_descriptors(self.cgroup)
-            launch.run(self._record, self.cgroup)
+            launch.run(self._record, self.cgroup, self._pid_word())
             self._init_report = launch.take_init_report()
             launch.verify(self.pid)
         finally:  # before an abort, which may need descriptors where there are no more
@@ -87,6 +87,12 @@ class NativeProcess:
         self.cgroup = cgroup if cgroup.paths else None
         if self._compiled.kill_group:
             self._entry.record_group(_kill_file(cgroup))
+
+    def _pid_word(self) -> int:
+        """Where the kernel may write the pid itself; 0 when something has to be done for the process while it waits."""
+        if self._entry is None or self._compiled.uid_map or (self.cgroup is not None and self.cgroup.adopts):
+            return 0
+        return self._entry.pid_address
 
     def _resources(self) -> Resources:
         """With the default device list only where devices can be limited: an unprivileged user can use no others."""

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 
 from attrs import define, frozen
 
+from pycontain._native._core import ffi
 from pycontain.errors import NotSupported, name_of
 from pycontain.linux import plan as steps
 from pycontain.linux.helper import executable
@@ -59,6 +60,11 @@ class Entry:
         """Unique among all tasks of the machine: the cgroup's name begins with it."""
         return f"{self.owner.token}-{self.index}"
 
+    @property
+    def pid_address(self) -> int:
+        """The address of its pid in the table."""
+        return self.owner.address + self.index * ENTRY.size + 4
+
     def record(self, pid: int, pidfd: int) -> None:
         """Notes the process, so that it is killed when this process is gone."""
         self.owner.write(self.index, struct.pack("=iQ", pid, self.owner.inode_of(pidfd)), offset=4)
@@ -91,6 +97,8 @@ class Owner:
         try:
             self._own_inode = os.fstat(self.pidfd).st_ino
             self.token, self._fd, self._table = _create_table(self.directory)
+            self._memory = ffi.from_buffer(self._table)
+            self.address = int(ffi.cast("uintptr_t", self._memory))
         except BaseException:
             os.close(self.pidfd)
             raise
@@ -157,6 +165,7 @@ class Owner:
 
     def forget(self) -> None:
         """In a child of os.fork: the tasks, the lock and the guard are the parent's."""
+        ffi.release(self._memory)
         self._table.close()  # it holds a descriptor of its own, and with it the lock
         for fd in (self._fd, self.pidfd, self._guard_alive):
             if fd >= 0:

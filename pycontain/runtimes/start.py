@@ -55,11 +55,14 @@ def start(
     *,
     clone_flags: int = 0,
     cgroup: int = -1,
+    pid_word: int = 0,
 ) -> tuple[int, int]:
     """Starts a child that executes `plan`, and returns its pid and pidfd once it has executed its command.
 
     `descriptors` fills the plan's slots. `record(pid, pidfd)` runs while the child is held back: afterwards the caller
     can find and kill it whatever happens to this process. `record(0, -1)` tells it that the child is gone again.
+    With `pid_word`, the address of a 32-bit integer that whoever is to kill it reads, the kernel writes the pid there
+    before the child runs: it is not held back then, and recorded when it has executed.
 
     Raises:
         StepFailed: when a step failed. The child has been reaped.
@@ -72,7 +75,7 @@ def start(
     _dumpable.enter()
     try:
         pid = lib.pc_start(
-            arena, plan.encoded, len(plan.encoded), command.encoded, len(command.encoded), clone_flags, cgroup
+            arena, plan.encoded, len(plan.encoded), command.encoded, len(command.encoded), clone_flags, cgroup, pid_word
         )
         if pid < 0:
             raise StepFailed(None, "clone3", -pid, -1)

@@ -75,7 +75,6 @@ def die(owner: Owner) -> None:
         for pid in guards_of(owner.token):
             os.kill(pid, signal.SIGKILL)
         eventually(lambda: guards_of(owner.token) == [], "the end of the guard")
-        owner._table.close()
         owner.forget()
         owner._fd = owner.pidfd = owner._guard_alive = -1
 
@@ -475,6 +474,10 @@ say(task.pid, owner.current().token)
     sweep(lambda note: detect())
     assert lives(pidfd)
     assert cgroups_of(token) == before
+    owner.kill()
+    eventually(lambda: guards_of(token) == [], "the end of the guard")
+    sweep(lambda note: detect())
+    assert cgroups_of(token) == []
 
 
 def test_a_number_that_is_in_use_again_is_not_killed_by_a_sweep(directory: str) -> None:

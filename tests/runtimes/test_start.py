@@ -278,7 +278,7 @@ def test_many_threads_start_at_once() -> None:
 def raw_start(plan: bytes, command: bytes, pointers: int = 16) -> int:
     arena = lib.pc_arena_new(pointers)
     try:
-        number: int = lib.pc_start(arena, plan, len(plan), command, len(command), 0, -1)
+        number: int = lib.pc_start(arena, plan, len(plan), command, len(command), 0, -1, 0)
         assert number < 0, "a damaged plan was started"
         return -number
     finally:
@@ -334,3 +334,30 @@ def test_more_words_than_there_is_memory_for_are_refused() -> None:
 def test_a_plan_with_too_many_descriptors_is_refused_in_python() -> None:
     with pytest.raises(ValueError, match="mounts and descriptors are too many: at most 1024"):
         Plan(tuple(steps.open_path("/", f"fd{index}") for index in range(1025)))
+
+
+def test_with_a_place_for_the_pid_the_kernel_writes_it_before_the_child_runs() -> None:
+    """The child finds its own number there, in the memory that it shares, and nobody had to hold it back."""
+    word = ffi.new("int32_t *", 7)
+    seen = []
+    plan = Plan((steps.await_release("owner"), steps.default_signals(), steps.execute()))
+    pid, pidfd = start(
+        plan, Command.of([b"true"], [], [b"/bin/true"]), {}, lambda pid, pidfd: seen.append((pid, word[0])),
+        pid_word=int(ffi.cast("uintptr_t", word)),
+    )
+    try:
+        assert seen == [(pid, pid)]
+    finally:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.close(pidfd)
+
+
+def test_with_a_place_for_the_pid_a_failing_step_is_told_as_without() -> None:
+    word = ffi.new("int32_t *")
+    plan = Plan((steps.chdir("/no/such/directory"), steps.execute()))
+    with pytest.raises(StepFailed) as caught:
+        start(
+            plan, Command.of([b"true"], [], [b"/bin/true"]), {}, lambda pid, pidfd: None,
+            pid_word=int(ffi.cast("uintptr_t", word)),
+        )
+    assert (caught.value.index, caught.value.syscall, caught.value.errno) == (0, "openat2", errno.ENOENT)
