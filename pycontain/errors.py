@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno as errno_module
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -85,10 +84,14 @@ class WaitTimeout(PycontainError, TimeoutError):
 class ProcessFailed(PycontainError):
     """Raised by `Result.check()` and `run(..., check=True)`. `result` carries both streams."""
 
-    def __init__(self, argv: Sequence[str], result: Result) -> None:
+    def __init__(self, result: Result) -> None:
         self.result = result
+        argv = result.argv
         command = " ".join(argv) if len(argv) < 8 else " ".join(argv[:7]) + " ..."
         super().__init__(f"{command!r} {result.describe()}{_tail(result.stderr)}")
+
+    def __reduce__(self) -> tuple[type[ProcessFailed], tuple[Result]]:
+        return type(self), (self.result,)  # not the message, as exceptions are pickled: pools of processes pickle them
 
 
 def _tail(stderr: bytes, limit: int = 2000) -> str:

@@ -78,7 +78,7 @@ class Result:
     def check(self) -> Result:
         """Returns the result itself when it is `ok`, otherwise raises `ProcessFailed`, which carries it."""
         if not self.ok:
-            raise ProcessFailed(self.argv, self)
+            raise ProcessFailed(self)
         return self
 
     def describe(self) -> str:
