@@ -49,6 +49,12 @@ def test_a_device_that_is_given_is_there_and_works(box: Container) -> None:
     assert result.check().text.split() == ["3"]
 
 
+@pytest.mark.parametrize("path", ["/dev/null", "/dev//zero", "/dev/tty"])
+def test_a_device_that_every_container_has_can_be_given(box: Container, path: str) -> None:
+    assert box.with_device(path).run(["test", "-c", path]).check()
+    assert box.with_userns().with_device(path).run(["test", "-c", path]).check()
+
+
 def test_a_device_that_is_given_for_reading_cannot_be_written(box: Container) -> None:
     needs_device_limits()
     loop = Path("/dev/loop-control")

@@ -267,8 +267,10 @@ class RootPlan:
         self.steps.append(steps.attach(name, mount.destination, root="root"))
 
     def _devices(self, devices: Iterable[Device]) -> None:
-        """The devices that the specification names, in the order of the list."""
+        """The devices that the specification names, in the order of the list; those that are there already are left."""
         for index, device in enumerate(devices):
+            if self._has_default(device):
+                continue
             parent, name = os.path.split(os.path.normpath(device.path))
             if self.user_namespace:  # where only nodes of the host can be used, by their path
                 if not os.path.exists(device.path):
@@ -296,6 +298,11 @@ class RootPlan:
                 f"a mount of type cgroup ({mount.destination}) is only supported where cgroup v2 is at /sys/fs/cgroup"
             )
         return "cgroup2"
+
+    def _has_default(self, device: Device) -> bool:
+        path = os.path.normpath(device.path)
+        named = any((f"/dev/{name}", *numbers) == (path, device.major, device.minor) for name, *numbers in DEVICES)
+        return named and any(os.path.normpath(m.destination) == "/dev" and m.type == "tmpfs" for m in self.spec.mounts)
 
     def _default_devices(self, directory: str) -> None:
         for name, major, minor in DEVICES:
