@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -43,6 +44,8 @@ class NetworkNamespace:
             os.close(os.open(namespace.path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
         except FileExistsError:
             raise PycontainError(f"there is a network namespace {name!r} already") from None
+        except PermissionError as error:
+            raise _not_permitted(f"{namespace.path} cannot be made", error) from None
         try:
             _hold_new_namespace(namespace.path)
         except BaseException:
@@ -55,13 +58,18 @@ class NetworkNamespace:
         return os.path.join(DIRECTORY, self.name)
 
     def delete(self) -> None:
-        """Removes the name; the namespace itself goes with the last process in it. Raises when there is none."""
+        """Removes the name; the namespace itself goes with the last process in it.
+
+        Raises `PycontainError` when there is none, `NotSupported` without the privileges.
+        """
         try:
             umount(self.path, UmountFlag.DETACH)
         except OSError as error:
             if not os.path.exists(self.path):
                 raise PycontainError(f"there is no network namespace {self.name!r}") from None
-            if error.errno != 22:  # EINVAL: a file on which nothing is mounted
+            if error.errno in (errno.EPERM, errno.EACCES):
+                raise _not_permitted(f"{self.path} cannot be removed", error) from None
+            if error.errno != errno.EINVAL:  # a file on which nothing is mounted
                 raise
         os.unlink(self.path)
 
@@ -70,7 +78,11 @@ def _ensure_directory() -> None:
     try:
         os.makedirs(DIRECTORY, 0o755, exist_ok=True)
     except PermissionError as error:
-        raise NotSupported(f"{DIRECTORY} cannot be made: {name_of(error.errno or 0)}", remedy="Run as root") from None
+        raise _not_permitted(f"{DIRECTORY} cannot be made", error) from None
+
+
+def _not_permitted(what: str, error: OSError) -> NotSupported:
+    return NotSupported(f"{what}: {name_of(error.errno or 0)}", remedy="Run as root")
 
 
 def _hold_new_namespace(path: str) -> None:
@@ -89,8 +101,7 @@ def _hold_new_namespace(path: str) -> None:
     thread.start()
     thread.join()
     if failures:
-        cause = name_of(failures[0].errno or 0)
-        raise NotSupported(f"a network namespace cannot be made: {cause}", remedy="Run as root") from failures[0]
+        raise _not_permitted("a network namespace cannot be made", failures[0]) from failures[0]
 
 
 def _bring_loopback_up() -> None:

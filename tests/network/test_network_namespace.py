@@ -128,6 +128,19 @@ def test_a_name_that_is_taken_is_refused_and_stays_as_it_is(network: NetworkName
             assert before == after
 
 
+def test_without_privileges_none_is_made_nor_removed_and_the_error_says_what_helps(network: NetworkNamespace) -> None:
+    program = """
+import sys
+from pycontain import NetworkNamespace, NotSupported
+for action in (lambda: NetworkNamespace.create(sys.argv[1] + "-2"), NetworkNamespace(sys.argv[1]).delete):
+    try:
+        action()
+    except NotSupported as error:
+        print(error.remedy)
+"""
+    assert run(program, network.name, as_nobody=True).stdout == "Run as root\nRun as root\n"
+
+
 @pytest.mark.parametrize("bad", ["", ".", "..", "a/b", "../x", "/x", "x" * 65, "a b", "a\0b", "ä", "a\n"])
 def test_a_name_that_could_be_another_path_is_refused(bad: str) -> None:
     with pytest.raises(InvalidArgument, match="is not a name"):
