@@ -41,18 +41,16 @@ SETGROUPS = Reason(
     "the groups cannot be changed in the caller's user namespace",
     "Make that namespace with newgidmap (`unshare --map-auto --map-root-user`), or run outside of it",
 )
+UNMAPPED = Reason(
+    "the container's user namespace does not map this id",
+    "Map it with the maps of with_userns(), or run as a user that is mapped",
+)
 SAME_USER_NAMESPACE = Reason(
     "the caller is in that user namespace already (setns(2))",
     "Leave it out: a user namespace that is not named is the caller's",
 )
 
 NAMESPACE_CALLS = ("clone3", "unshare", "setns")
-
-
-def remedy_for(syscall: str, code: int, step: str = "", user_namespace: bool = False) -> str | None:
-    """A sentence on what helps when `syscall` answers `code` in the step `step`, or None."""
-    reason = reason_for(syscall, code, step, user_namespace)
-    return reason.remedy if reason else None
 
 
 def reason_for(syscall: str, code: int, step: str = "", user_namespace: bool = False) -> Reason | None:
@@ -123,6 +121,8 @@ def _invalid(syscall: str, step: str, user_namespace: bool) -> Reason | None:
         return LOCKED_MOUNTS
     if syscall == "pivot_root" or (syscall == "mount" and step.startswith("make /")):
         return NO_ROOT_MOUNT
+    if syscall in ("setgroups", "setresgid", "setresuid"):
+        return UNMAPPED
     if syscall == "move_mount":
         return Reason("a directory cannot be mounted on a file, nor a file on a directory", "Choose another target")
     if syscall == "seccomp":

@@ -14,7 +14,7 @@ import pycontain
 from pycontain import CommandNotExecutable, CommandNotFound, Container, StartFailed
 from pycontain.linux import plan as steps
 from pycontain.runtimes.failure import command_failed, start_failed
-from pycontain.runtimes.remedies import NO_ROOT_MOUNT, PROC_COVERED, reason_for, remedy_for
+from pycontain.runtimes.remedies import NO_ROOT_MOUNT, PROC_COVERED, reason_for
 from pycontain.runtimes.start import StepFailed
 
 CLONE3, UNSHARE = 435, {"x86_64": 272, "aarch64": 97}[os.uname().machine]
@@ -85,14 +85,15 @@ def test_a_command_that_is_there_and_cannot_be_executed_says_why(code: int, caus
         ("mount", errno.EINVAL, "make / private", "mount --bind DIR DIR"),
         ("prlimit64", errno.EPERM, "prlimit RLIMIT_NOFILE", "raise the caller's limit"),
         ("capset", errno.EPERM, "capset effective 0x1", "Ask for fewer"),
+        ("setresuid", errno.EINVAL, "become uid 5, gid 0, groups [0]", "with_userns()"),
         ("move_mount", errno.ENOSPC, "mount root on root", "fs.mount-max"),
         ("seccomp", errno.EINVAL, "seccomp filter", "CONFIG_SECCOMP_FILTER"),
     ],
 )
 def test_each_refusal_has_its_remedy(syscall: str, code: int, step: str, word: str) -> None:
-    remedy = remedy_for(syscall, code, step)
-    assert remedy is not None
-    assert word in remedy
+    reason = reason_for(syscall, code, step)
+    assert reason is not None
+    assert word in reason.remedy
 
 
 def test_what_is_not_known_has_no_remedy() -> None:
