@@ -554,6 +554,7 @@ def _namespace_path(kind: NamespaceName, where: NetworkNamespace | Task | Path) 
             raise InvalidArgument(f"a network namespace cannot be the container's {kind} namespace")
         return where.path
     if isinstance(where, Task):
+        where._check_owner()
         if where.state not in ("running", "paused"):
             raise TaskError(f"{where!r} does not run: its namespaces cannot be joined")
         return f"/proc/{where.pid}/ns/{NamespaceType.from_name(kind).file_name}"

@@ -116,7 +116,8 @@ class Task:
     def stop(self, timeout: float = 10.0, signal: int = signals.SIGTERM) -> Result:
         """Asks the first process to end, and kills the task when it has not after `timeout` seconds.
 
-        A process 1 that does not handle `signal` never gets it: it is killed without delay.
+        A process 1 that does not handle `signal` never gets it: it is killed without delay. A paused task goes on, so
+        that it can end.
         """
         self._check_owner()
         _check_signal(signal)
@@ -124,6 +125,11 @@ class Task:
             return self.wait()
         if self._would_arrive(signal):
             self._process.send_signal(signal)
+            if self._paused:
+                try:
+                    self.resume()
+                except TaskError:  # somebody else has killed it meanwhile
+                    pass
             try:
                 return self.wait(timeout)
             except WaitTimeout:
@@ -135,11 +141,13 @@ class Task:
 
         Raises `NotSupported` where there is no freezer, `TaskError` when the task has ended.
         """
+        self._check_owner()
         self._process.freeze(True)
         self._paused = True
 
     def resume(self) -> None:
         """Lets a paused task go on. Without effect on one that is not paused."""
+        self._check_owner()
         self._process.freeze(False)
         self._paused = False
 
@@ -151,6 +159,7 @@ class Task:
         """
         from pycontain.limits import resources_with
 
+        self._check_owner()
         self._process.update(resources_with(None, limits))
 
     def stats(self) -> Stats:
@@ -158,6 +167,7 @@ class Task:
 
         Raises `TaskError` when the task has ended: the totals are in its result.
         """
+        self._check_owner()
         now, before = self._process.stats(), self._last_stats
         self._last_stats = now
         if before is None:
@@ -169,6 +179,7 @@ class Task:
 
         `wait(timeout)` tells how many; `fileno` and `events` are for poll or an event loop. No polling.
         """
+        self._check_owner()
         return self._process.watch_oom()
 
     def _check_owner(self) -> None:

@@ -280,7 +280,8 @@ with box.start(["sh", "-c", "echo running; sleep 3600"]) as task:
             assert box.start(["echo", "child"]).wait(60).text == "child\\n"
             assert owner.current().pid == os.getpid()
             assert not [line for line in left_since(mine, 0.5) if "descriptors" not in line]
-            for method in (task.wait, task.kill, task.stop):
+            join = lambda: box.with_namespace("pid", task)
+            for method in (task.wait, task.kill, task.stop, task.pause, task.resume, task.stats, task.watch_oom, join):
                 try:
                     method()
                 except TaskError as error:
@@ -352,6 +353,23 @@ if __name__ == "__main__":
         pool.join()
 """
     assert programs.run(program, busybox_root).stdout == f"{[f'{number}' + chr(10) for number in range(6)]}\n"
+
+
+def test_the_error_of_a_command_that_failed_in_a_worker_comes_with_its_result(busybox_root: Path) -> None:
+    program = """
+import concurrent.futures, multiprocessing, sys
+from pycontain import Container, ProcessFailed
+def work(root):
+    Container.from_rootfs(root).run(["sh", "-c", "echo why >&2; exit 3"], check=True)
+if __name__ == "__main__":
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        try:
+            pool.submit(work, sys.argv[1]).result()
+        except ProcessFailed as error:
+            print(error.result.exit_code, error.result.stderr, error.message)
+"""
+    printed = programs.run(program, busybox_root).stdout
+    assert printed == "3 b'why\\n' 'sh -c echo why >&2; exit 3' exited with 3\n  | why\n"
 
 
 def test_it_runs_while_an_event_loop_does(box: Container) -> None:

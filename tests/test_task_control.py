@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -51,12 +52,22 @@ def test_resuming_a_task_that_is_not_paused_changes_nothing(box: Container) -> N
         assert task.state == "running"
 
 
-@pytest.mark.parametrize("end", ["kill", "stop"])
-def test_a_paused_task_can_be_ended(box: Container, end: str) -> None:
-    with box.start(["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"]) as task:
+def test_a_paused_task_can_be_killed(box: Container) -> None:
+    with box.start(["sleep", "60"]) as task:
         task.pause()
-        result = task.kill() if end == "kill" else task.stop(timeout=0.2)
+        result = task.kill()
         assert (result.signal, result.reason) == (9, "killed")
+
+
+def test_a_paused_task_that_is_stopped_goes_on_to_its_own_end(box: Container) -> None:
+    read_end, write_end = os.pipe()
+    script = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done"
+    with open(read_end, "rb") as output, box.start(["sh", "-c", script], stdout=write_end) as task:
+        os.close(write_end)
+        assert output.readline() == b"ready\n"
+        task.pause()
+        result = task.stop(timeout=60)
+        assert (result.exit_code, result.reason) == (3, "exited")
 
 
 def test_a_paused_task_ends_with_its_block(box: Container) -> None:
