@@ -17,7 +17,7 @@ PARENT = "pycontain"
 _READ_ONLY_REMEDY = "Mount it read-write (in a container: start that with a writable, delegated cgroup)"
 _DELEGATE_REMEDY = (
     "Run as root, or in a delegated group (`systemd-run --user --scope -p Delegate=yes`) whose processes have first "
-    "moved to a group of their own below it"
+    "moved to a group of their own below it; with a systemd of the user, `pip install 'pycontain[systemd]'` is enough"
 )
 
 

@@ -135,7 +135,7 @@ def apparmor_profile() -> Reason | None:
     label = _read("/proc/self/attr/apparmor/current") or (
         _read("/proc/self/attr/current") if os.path.isdir("/sys/module/apparmor") else ""
     )
-    if not label or label.startswith("unconfined") or label.endswith("(unconfined)"):
+    if not label.endswith(")") or label.endswith("(unconfined)"):  # "NAME (MODE)"; others have labels of another form
         return None
     return Reason(
         f"the process is confined by the AppArmor profile {label}",
