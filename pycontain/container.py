@@ -147,7 +147,8 @@ class Container:
     def with_bind(self, source: Path, target: Path, *, read_only: bool = False) -> Self:
         """Makes a file or directory of the host visible at `target`, with all that is mounted below it.
 
-        `read_only` holds for what is mounted below as well. The target is created where it is missing.
+        `read_only` holds for what is mounted below as well. The target is created where it is missing. The node of a
+        device that is bound cannot be opened as a rule: `with_device` allows that too.
         """
         options = ("rbind", "rprivate", *(("rro",) if read_only else ()))
         return self.with_mount(Mount(_absolute(target), "bind", _on_host(source, "the source of a bind"), options))
@@ -239,6 +240,8 @@ class Container:
         inside = os.path.normpath(_absolute(path if target is None else target))
         if not inside.startswith("/dev/"):
             raise InvalidArgument(f"{inside!r} is not below /dev: devices work nowhere else in a container")
+        if not access:
+            raise InvalidArgument("`access` is empty: give some of r, w and m")
         rule = DeviceRule(allow=True, type=kind, major=major, minor=minor, access=access)
         old = self._linux.resources or Resources()
         rules = old.devices or (DENY_ALL,)

@@ -36,6 +36,27 @@ def start(request: pytest.FixtureRequest) -> Start:
     return lambda container, argv: getattr(container, name)(argv)
 
 
+# ---- the description
+
+
+def test_an_empty_path_is_not_the_working_directory(box: Container) -> None:
+    with pytest.raises(InvalidArgument, match="the root cannot be an empty path"):
+        Container.from_rootfs("")
+    with pytest.raises(InvalidArgument, match="the source of a bind cannot be an empty path"):
+        box.with_bind("", "/data")
+
+
+@pytest.mark.parametrize("value", [None, 1, True, b"bytes"])
+def test_the_value_of_a_variable_is_a_string(box: Container, value: Any) -> None:
+    with pytest.raises(InvalidArgument, match="the value of the environment variable NAME must be a string"):
+        box.with_env(NAME=value)
+
+
+def test_a_device_is_given_for_something(box: Container) -> None:
+    with pytest.raises(InvalidArgument, match="`access` is empty"):
+        box.with_device("/dev/zero", access="")
+
+
 # ---- the command
 
 
