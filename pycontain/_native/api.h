@@ -25,7 +25,7 @@ enum pc_op {
     PC_FSMOUNT,       /* out = a new file system of type s1 with n3 pairs key, value at s2; mount attributes n1 */
     PC_OVERLAY,       /* out = overlay: n2 lower directories from slot fd2 on, s1 upper and s2 work in fd; attributes n1 */
     PC_SETATTR,       /* mount_setattr(fd): set n1, clear n2, propagation n3; flags: PC_RECURSIVE */
-    PC_ATTACH,        /* move the mount fd onto s1 in the root fd2 (or this process's root); flags: PC_CREATE */
+    PC_ATTACH,        /* move the mount fd onto s1 in the root fd2 (or this process's root); with fd2, made if missing */
     PC_MKDIR,         /* mkdirat(fd, s1, n1) */
     PC_MKDIRS,        /* create s1 and its parents inside the root fd, mode n1 */
     PC_SYMLINK,       /* symlinkat(s2, fd, s1) */
@@ -52,7 +52,6 @@ enum pc_op {
     PC_CONTROL,       /* fd becomes the controlling terminal */
     PC_SIGNALS,       /* every signal gets its default action and is unblocked */
     PC_STDIO,         /* slots n1, n2, n3 become descriptors 0, 1, 2 */
-    PC_CLOSE,         /* close(fd) */
     PC_CLOSE_FDS,     /* all descriptors from n1 on are closed at exec */
     PC_KEEP,          /* fd stays open at exec */
     PC_EXEC,          /* the command: its candidates in turn, or, with fd, execveat(fd) */
@@ -61,7 +60,6 @@ enum pc_op {
 
 enum pc_flag {
     PC_RECURSIVE = 1,
-    PC_CREATE = 2,
     PC_KEEP_CAPS = 4,
     PC_KEEP_GROUPS = 8,
     PC_USERXATTR = 16,

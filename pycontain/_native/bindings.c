@@ -177,11 +177,6 @@ long pc_close_range(unsigned int first, unsigned int last, unsigned int flags)
     return PC_CALL(close_range, first, last, flags);
 }
 
-long pc_memfd_create(const char *name, unsigned int flags)
-{
-    return PC_CALL(memfd_create, name, flags);
-}
-
 long pc_pidfd_open(int pid, unsigned int flags)
 {
     return PC_CALL(pidfd_open, pid, flags);
@@ -215,19 +210,6 @@ long pc_wait(int pidfd, int options, struct pc_ended *ended)
     ended->user_us = pc_microseconds(usage.ru_utime);
     ended->system_us = pc_microseconds(usage.ru_stime);
     ended->max_rss_kb = usage.ru_maxrss;
-    return 0;
-}
-
-long pc_capget(int pid, struct pc_capability_sets *sets)
-{
-    struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3, .pid = pid };
-    struct __user_cap_data_struct data[2] = { 0 };
-    long result = PC_CALL(capget, &header, data);
-    if (result < 0)
-        return result;
-    sets->effective = data[0].effective | (uint64_t)data[1].effective << 32;
-    sets->permitted = data[0].permitted | (uint64_t)data[1].permitted << 32;
-    sets->inheritable = data[0].inheritable | (uint64_t)data[1].inheritable << 32;
     return 0;
 }
 

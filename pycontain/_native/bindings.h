@@ -32,7 +32,6 @@ long pc_mount_setattr(int dirfd, const char *path, unsigned int flags, unsigned 
 long pc_openat2(int dirfd, const char *path, unsigned long long flags, unsigned long long mode,
                 unsigned long long resolve);
 long pc_close_range(unsigned int first, unsigned int last, unsigned int flags);
-long pc_memfd_create(const char *name, unsigned int flags);
 
 /* Processes. pc_wait fills pid with 0 when WNOHANG was given and the process has not ended. */
 struct pc_ended {
@@ -48,7 +47,6 @@ long pc_wait(int pidfd, int options, struct pc_ended *ended);
 struct pc_capability_sets {
     unsigned long long effective, permitted, inheritable;
 };
-long pc_capget(int pid, struct pc_capability_sets *sets);
 long pc_capset(const struct pc_capability_sets *sets);
 long pc_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
 long pc_join_session_keyring(const char *name);

@@ -156,14 +156,6 @@ static long store(exec_t *x, int32_t slot, long fd)
     return fd < 0 ? fd : 0;
 }
 
-static void drop(exec_t *x, int32_t slot)
-{
-    if (fd_of(x, slot) >= 0)
-        PC_CALL(close, x->context->fds[slot]);
-    if (slot >= 0)
-        x->context->fds[slot] = -1;
-}
-
 static char *append(char *to, char *end, const char *from)
 {
     while (*from && to < end)
@@ -288,7 +280,7 @@ static long op_enter(exec_t *x, step_t *s)
 
 static long op_write_file(exec_t *x, step_t *s)
 {
-    long fd = open_at(x, dir_of(x, s->fd), text(x, s->s1), s->n1, s->n1 & O_CREAT ? s->n3 : 0, s->n2), ret;
+    long fd = open_at(x, dir_of(x, s->fd), text(x, s->s1), s->n1, 0, s->n2), ret;
 
     if (fd < 0)
         return fd;
@@ -445,7 +437,7 @@ static long op_attach(exec_t *x, step_t *s)
     const char *path = text(x, s->s1);
     long target = open_at(x, root, path, O_PATH, 0, resolve), ret;
 
-    if (target == -ENOENT && s->flags & PC_CREATE && s->fd2 >= 0) {
+    if (target == -ENOENT && s->fd2 >= 0) {
         long directory = is_directory(x, mount);
         ret = directory < 0 ? directory : make_path(x, root, path, (int)directory, directory ? 0755 : 0644);
         if (ret < 0)
@@ -787,7 +779,6 @@ static long run_step(exec_t *x, step_t *s)
     case PC_CONTROL: return CALL(x, ioctl, fd_of(x, s->fd), 0x540e /* TIOCSCTTY */, 0);
     case PC_SIGNALS: return op_signals(x);
     case PC_STDIO: return op_stdio(x, s);
-    case PC_CLOSE: drop(x, s->fd); return 0;
     case PC_CLOSE_FDS: return op_close_fds(x, s);
     case PC_KEEP: return CALL(x, fcntl, fd_of(x, s->fd), 2 /* F_SETFD */, 0);
     case PC_EXEC: return op_exec(x, s);

@@ -139,6 +139,18 @@ def last_cap() -> int:
     return _last_cap
 
 
+def set_own(effective: int, permitted: int, inheritable: int) -> None:
+    """Gives the calling thread these sets, as bit masks; see capset(2). Other threads keep theirs.
+
+    Raises `OSError` (EPERM) for a capability that it may not gain.
+    """
+    from pycontain._native._core import ffi, lib
+    from pycontain.linux.syscalls import check
+
+    sets = ffi.new("struct pc_capability_sets *", (effective, permitted, inheritable))
+    check(lib.pc_capset(sets), "capset", f"{effective:#x}", f"{permitted:#x}", f"{inheritable:#x}")
+
+
 def of_process(pid: int | str = "self") -> CapabilitySets:
     """The sets of a process, from /proc/PID/status (proc_pid_status(5)).
 

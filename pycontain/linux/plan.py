@@ -146,10 +146,6 @@ def keep(fd: str) -> Step:
     return Step(f"keep descriptor {fd!r} open", lib.PC_KEEP, fd=fd)
 
 
-def close(fd: str) -> Step:
-    return Step(f"close {fd!r}", lib.PC_CLOSE, fd=fd)
-
-
 def execute(fd: str | None = None) -> Step:
     return Step("execute the command" if fd is None else f"execute {fd!r}", lib.PC_EXEC, fd=fd)
 
@@ -172,7 +168,8 @@ def enter_cgroups(fds: Sequence[str]) -> Step:
 
 def write_file(path: str, data: str, *, root: str | None = None, resolve: int = 0) -> Step:
     return Step(
-        f"write {data!r} to {path}", lib.PC_WRITE_FILE, fd=root, s1=_path(path), data=data.encode(), n1=1, n2=resolve
+        f"write {data!r} to {path}", lib.PC_WRITE_FILE, fd=root, s1=_path(path), data=data.encode(), n1=os.O_WRONLY,
+        n2=resolve,
     )
 
 
@@ -232,12 +229,10 @@ def setattr_mount(
     )
 
 
-def attach(mount: str, target: str | bytes, *, root: str | None, create: bool = True) -> Step:
-    """Moves the detached mount onto `target` inside `root` (or a path of this process), creating it where missing."""
-    return Step(
-        f"mount {mount} on {_show(target)}", lib.PC_ATTACH,
-        fd=mount, fd2=root, s1=_path(target), flags=lib.PC_CREATE if create else 0,
-    )
+def attach(mount: str, target: str | bytes, *, root: str | None) -> Step:
+    """Moves the detached mount onto `target`: inside `root`, where it is created if missing, or a path of this process.
+    """
+    return Step(f"mount {mount} on {_show(target)}", lib.PC_ATTACH, fd=mount, fd2=root, s1=_path(target))
 
 
 def mkdir(directory: str, name: str, mode: int = 0o755) -> Step:
@@ -340,9 +335,9 @@ def chdir(path: str) -> Step:
 # ---- streams and descriptors --------------------------------------------------------------------------------------
 
 
-def terminal(root: str, out: str, socket: str, rows: int, columns: int, ptmx: str = "dev/pts/ptmx") -> Step:
-    text = f"open a terminal at {ptmx}"
-    return Step(text, lib.PC_TERMINAL, fd=root, fd2=socket, out=out, s1=_path(ptmx), n1=rows, n2=columns)
+def terminal(root: str, out: str, socket: str, rows: int, columns: int) -> Step:
+    text, ptmx = "open a terminal at dev/pts/ptmx", b"dev/pts/ptmx"
+    return Step(text, lib.PC_TERMINAL, fd=root, fd2=socket, out=out, s1=ptmx, n1=rows, n2=columns)
 
 
 def controlling_terminal(fd: str) -> Step:
@@ -357,8 +352,8 @@ def stdio(stdin: str, stdout: str, stderr: str) -> Step:
     return Step("set standard input, output and error", lib.PC_STDIO, slots=(stdin, stdout, stderr))
 
 
-def close_descriptors(first: int = 3) -> Step:
-    return Step(f"close descriptors from {first} on at exec", lib.PC_CLOSE_FDS, n1=first)
+def close_descriptors() -> Step:
+    return Step("close descriptors from 3 on at exec", lib.PC_CLOSE_FDS, n1=3)
 
 
 def _attributes(attr: MountAttr) -> str:

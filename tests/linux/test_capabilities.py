@@ -9,6 +9,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from isolated import needs_root, run_python
 
 from pycontain.errors import InvalidArgument
 from pycontain.linux import capabilities
@@ -85,3 +86,19 @@ def test_the_effective_set_lies_within_the_permitted_set() -> None:
 def test_a_process_that_does_not_exist_is_a_process_lookup_error() -> None:
     with pytest.raises(ProcessLookupError):
         capabilities.of_process(2**22 + 1)  # PID_MAX_LIMIT is 2**22
+
+
+@needs_root
+def test_a_thread_gives_up_capabilities_and_cannot_take_them_back() -> None:
+    printed = run_python("""
+from pycontain.linux import capabilities
+kept = capabilities.to_mask(["CAP_CHOWN", "CAP_KILL"])
+capabilities.set_own(kept, kept, 0)
+own = capabilities.of_process()
+assert (own.effective, own.permitted, own.inheritable) == (kept, kept, 0)
+try:
+    capabilities.set_own(kept, capabilities.to_mask(["CAP_SYS_ADMIN"]), 0)
+except PermissionError as error:
+    print(error)
+""")
+    assert "capset(" in printed

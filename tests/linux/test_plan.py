@@ -36,7 +36,6 @@ def any_step() -> st.SearchStrategy[Step]:
         st.builds(steps.pdeathsig, st.integers(0, 64)),
         st.builds(steps.fork),
         st.builds(steps.keep, slots),
-        st.builds(steps.close, slots),
         st.builds(steps.execute, st.none() | slots),
         st.builds(steps.join, slots, numbers, words),
         st.builds(steps.unshare, numbers, words),
@@ -48,7 +47,7 @@ def any_step() -> st.SearchStrategy[Step]:
             steps.file_system, words, slots, st.lists(st.tuples(words, words | st.just("")), max_size=5), attributes
         ),
         st.builds(steps.setattr_mount, slots, attributes, attributes, propagation=numbers, recursive=st.booleans()),
-        st.builds(steps.attach, slots, paths, root=st.none() | slots, create=st.booleans()),
+        st.builds(steps.attach, slots, paths, root=st.none() | slots),
         st.builds(steps.mkdir, slots, words, st.integers(0, 0o7777)),
         st.builds(steps.mkdirs, slots, words, st.integers(0, 0o7777)),
         st.builds(steps.symlink, slots, words, words),
@@ -72,11 +71,11 @@ def any_step() -> st.SearchStrategy[Step]:
         st.builds(steps.no_new_privs),
         st.builds(steps.seccomp, st.integers(0, 40).map(lambda count: bytes(8 * count)), numbers),
         st.builds(steps.chdir, words),
-        st.builds(steps.terminal, slots, slots, slots, st.integers(0, 500), st.integers(0, 500), words),
+        st.builds(steps.terminal, slots, slots, slots, st.integers(0, 500), st.integers(0, 500)),
         st.builds(steps.controlling_terminal, slots),
         st.builds(steps.default_signals),
         st.builds(steps.stdio, slots, slots, slots),
-        st.builds(steps.close_descriptors, st.integers(0, 2**31)),
+        st.builds(steps.close_descriptors),
     )
 
 
@@ -150,10 +149,10 @@ def test_descriptors_of_a_range_that_are_not_one_after_the_other_are_a_mistake()
 
 
 def test_no_more_descriptors_than_the_table_holds() -> None:
-    fits = Plan(tuple(steps.close(str(number)) for number in range(lib.PC_SLOTS)))
+    fits = Plan(tuple(steps.keep(str(number)) for number in range(lib.PC_SLOTS)))
     assert check(fits.encoded) == 0
     with pytest.raises(ValueError, match=f"mounts and descriptors are too many: at most {lib.PC_SLOTS}"):
-        Plan(tuple(steps.close(str(number)) for number in range(lib.PC_SLOTS + 1)))
+        Plan(tuple(steps.keep(str(number)) for number in range(lib.PC_SLOTS + 1)))
 
 
 def test_a_plan_is_shown_one_numbered_line_a_step() -> None:
