@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from pycontain import __version__
-from pycontain.errors import CommandNotExecutable, CommandNotFound, PycontainError
+from pycontain.errors import CommandNotExecutable, CommandNotFound, InvalidArgument, PycontainError
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND, INTERRUPTED = 125, 126, 127, 130
 
@@ -25,6 +25,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return group.main(args=args, prog_name="pycontain", standalone_mode=False) or 0
     except click.Abort:
         return INTERRUPTED
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "pycontain"
+        return _complain(f"{error.format_message()} See '{command} --help'.", FAILED)
     except click.ClickException as error:
         return _complain(error.format_message(), FAILED)
     except CommandNotFound as error:
@@ -97,7 +100,7 @@ def run(
     from pycontain.cli.options import describe, environment
 
     if timeout is not None and not 0 < timeout < float("inf"):
-        raise click.UsageError(f"{timeout:g} is not a time limit in seconds")
+        raise InvalidArgument(f"{timeout:g} is not a time limit in seconds")
     variables = environment(env, os.environ)
     if tty:
         variables = {"TERM": os.environ.get("TERM", "xterm"), **variables}

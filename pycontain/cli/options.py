@@ -20,7 +20,7 @@ def environment(values: Sequence[str], caller: Mapping[str, str]) -> dict[str, s
     found = {}
     for value in values:
         name, equals, text = value.partition("=")
-        if equals:
+        if equals or not name:  # which is refused by that name
             found[name] = text
         elif name in caller:
             found[name] = caller[name]

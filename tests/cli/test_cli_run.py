@@ -67,6 +67,7 @@ def test_the_exit_status_is_127_when_the_command_is_not_there(busybox_root: Path
     ("args", "complaint"),
     [
         ([], "Missing argument"),
+        ([], "See 'pycontain run --help'."),
         (["true"], "--host and --rootfs"),
         (["--host", "--rootfs", "/", "true"], "--host and --rootfs"),
         (["--host"], "Missing argument"),
@@ -92,6 +93,7 @@ def test_the_exit_status_is_127_when_the_command_is_not_there(busybox_root: Path
         (["--host", "--tmpfs", "/x:size=no", "true"], "'no' is not the size of a tmpfs"),
         (["--host", "--tmpfs", "/x:mode=9", "true"], "'9' is not a mode"),
         (["--host", "-e", "=x", "true"], "'' is not the name of an environment variable"),
+        (["--host", "-e", "", "true"], "'' is not the name of an environment variable"),
         (["--host", "-u", "no-such-user", "true"], "no-such-user"),
         (["--host", "-w", "relative", "true"], "'relative'"),
         (["--host", "-w", "/does/not/exist", "true"], "/does/not/exist"),
