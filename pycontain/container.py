@@ -485,6 +485,14 @@ class Container:
     def _with_linux(self, **changes: Any) -> Self:
         return self._with(evolve(self._spec, linux=evolve(self._linux, **changes)))
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without the plans, which are for the process that made them."""
+        return {"_spec": self._spec, "_user": self._user, "_default_filter": self._default_filter, "_joined": self._joined}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        for name, value in {**state, "_compiled": {}}.items():
+            object.__setattr__(self, name, value)
+
     def __repr__(self) -> str:
         spec, resources = self._spec, self._linux.resources or Resources()
         words = []

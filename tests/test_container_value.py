@@ -129,6 +129,13 @@ def test_a_container_is_copied_and_pickled(change: Change) -> None:
     assert pickle.loads(pickle.dumps(container)) == container
 
 
+def test_a_pickled_container_comes_without_the_plans_of_its_process(box: Container) -> None:
+    before = pickle.dumps(box)
+    box.run(["true"]).check()
+    assert pickle.dumps(box) == before
+    assert pickle.loads(before).run(["echo", "word"]).text == "word\n"
+
+
 def test_a_subclass_stays_one() -> None:
     class Special(Container):
         pass
