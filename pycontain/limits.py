@@ -119,7 +119,7 @@ def _cpu(old: CPU, given: Mapping[str, Any]) -> CPU:
     if "cpus" in given:
         cpus = given["cpus"]
         if isinstance(cpus, bool) or not isinstance(cpus, (int, float)) or not 0.01 <= cpus <= 100_000:
-            raise InvalidArgument(f"{cpus!r} is not a number of processors: it must be 0.01 or more")
+            raise InvalidArgument(f"{cpus!r} is not a number of processors: it must be a number from 0.01 to 100000")
         new.update(quota=round(cpus * CPU_PERIOD), period=CPU_PERIOD)
     if "cpu_shares" in given:
         shares = _whole(given["cpu_shares"], "a number of cpu shares")
