@@ -487,7 +487,8 @@ class Container:
 
     def __getstate__(self) -> dict[str, object]:
         """Without the plans, which are for the process that made them."""
-        return {"_spec": self._spec, "_user": self._user, "_default_filter": self._default_filter, "_joined": self._joined}
+        names = ("_spec", "_user", "_default_filter", "_joined")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         for name, value in {**state, "_compiled": {}}.items():
