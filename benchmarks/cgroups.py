@@ -18,7 +18,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NoReturn
 
@@ -32,7 +32,7 @@ from pycontain.cgroups import Cgroup, CgroupDriver
 from pycontain.cgroups.cgroupfs import CgroupfsDriver
 from pycontain.cgroups.hierarchy import Layout, read_layout
 from pycontain.cgroups.systemd import SystemdDriver
-from pycontain.cgroups.systemd_bus import bus_at
+from pycontain.cgroups.systemd_bus import CallRefused, bus_at
 from pycontain.cgroups.systemd_pause import Pause
 from pycontain.errors import NotSupported
 from pycontain.limits import resources_with
@@ -157,7 +157,8 @@ def time_round_trips(times: Times, how: str) -> None:
         made = time.perf_counter_ns()
         pause.end()
         ended = time.perf_counter_ns()
-        bus.run_job(unit, "StopUnit", "ss", (unit, "replace"))
+        with suppress(CallRefused):  # it may be gone with its process
+            bus.run_job(unit, "StopUnit", "ss", (unit, "replace"))
         times.setdefault(f"create {how}", []).append(made - began)
         times.setdefault(f"remove {how}", []).append(time.perf_counter_ns() - ended)
     finally:
