@@ -19,7 +19,8 @@ class Usage:
     Attributes:
         memory_peak: the most memory at any moment, in bytes (from the memory controller, page cache included).
         user_time, system_time: CPU time in seconds, of all processes that were waited for inside.
-        wall_time: seconds from the start of the command to its end.
+        wall_time: seconds from the beginning of the start to the end. What the process does before its command is in
+            it, as it is in the CPU time.
         pids_peak: the most processes and threads at any moment (from the pids controller).
         cpu_stall_time, memory_stall_time, io_stall_time: seconds in which some process had to wait for a processor, for
             memory, for input and output (pressure stall information of cgroup v2).

@@ -57,7 +57,7 @@ class Task:
         self._waiters: threading.Event | None = None  # for a task that the monitor serves
         self._killed_for: Reason | None = None
         self._began = time.monotonic()
-        self._started = 0.0
+        self._begun = self._started = 0.0  # when its start began, and when its command had been executed
         self._owner = os.getpid()
         self._paused = False
         self._last_stats: Stats | None = None
@@ -231,6 +231,7 @@ class Task:
         """Starts it. After an exception nothing is left."""
         try:
             self._plumbing.open(stdin, stdout, stderr, data)
+            self._begun = time.monotonic()
             self._process.start(self.argv, self._plumbing.streams)
             self._started = time.monotonic()
             self._plumbing.close_theirs()
@@ -249,6 +250,7 @@ class Task:
         with ours, theirs:
             try:
                 self._plumbing.streams.console = theirs.fileno()
+                self._begun = time.monotonic()
                 self._process.start(self.argv, self._plumbing.streams)
                 self._started = time.monotonic()
                 ours.settimeout(10)
@@ -292,7 +294,7 @@ class Task:
 
     def _finish(self) -> None:
         """Collects a process that has ended. Sets the result."""
-        wall_time = time.monotonic() - self._started
+        wall_time = time.monotonic() - self._begun
         try:
             ended, used = self._process.collect()
             self._plumbing.drain()
