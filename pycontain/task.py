@@ -246,7 +246,10 @@ class Task:
         """Starts it on a terminal of its own; the descriptor of the other end, which the caller closes."""
         import socket
 
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise no_descriptors(error) from None
         with ours, theirs:
             try:
                 self._plumbing.streams.console = theirs.fileno()
@@ -257,6 +260,9 @@ class Task:
                 _, received, _, _ = socket.recv_fds(ours, 1, 1)
                 os.set_inheritable(received[0], False)
                 return received[0]
+            except OSError as error:
+                self._abort()
+                raise no_descriptors(error) from None
             except BaseException:
                 self._abort()
                 raise
