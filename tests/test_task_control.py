@@ -148,7 +148,7 @@ def test_held_back_time_is_told_for_a_task_with_a_processor_limit(box: Container
 
 def test_a_kill_for_want_of_memory_is_noticed_while_the_task_lives_on(box: Container) -> None:
     needs("memory")
-    script = f"sleep 0.3; sh -c \"{EATER}\"; sh -c \"{EATER}\"; sleep 60"
+    script = f"sleep 0.3; ({EATER}); ({EATER}); sleep 60"  # in processes of their own: the task's first lives on
     with box.with_limits(memory="16M").start(["sh", "-c", script]) as task, task.watch_oom() as watch:
         assert watch.wait(20) >= 1
         stats = task.stats()
