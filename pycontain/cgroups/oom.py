@@ -40,7 +40,8 @@ class OomWatch:
         poll = select.poll()
         poll.register(self._fd, self.events)
         new = self.kills()
-        while not new and poll.poll(None if timeout is None else timeout * 1000):
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not new and poll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000):
             new = self._settled()
             if not new and not os.path.exists(self._file):  # the group was removed
                 break
