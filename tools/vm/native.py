@@ -28,7 +28,6 @@ def launch(image: Path, folder: Path) -> Launch:
     ports = folder / "ports"
     ports.mkdir()
     (folder / "job.tar").rename(ports / "job.tar")
-    _write_controllers(ports / "cgroups", hierarchies)
     for name in PORTS:
         os.mkfifo(ports / name)
     groups = [_group(hierarchy, folder.name) for hierarchy in hierarchies]
@@ -66,18 +65,3 @@ def _group(hierarchy: Hierarchy, name: str) -> Path:
         for file in ("cpuset.cpus", "cpuset.mems"):  # without them it takes no process, see cpusets(7)
             (group / file).write_text((group.parent / file).read_text())
     return group
-
-
-def _write_controllers(path: Path, hierarchies: list[Hierarchy]) -> None:
-    """/proc/cgroups, in which the controllers that this host has not mounted are disabled.
-
-    systemd would mount those that are not, as v1, and what it makes there would be seen by the host and outlive it.
-    """
-    mounted = {name for h in hierarchies if h.kind == "cgroup" for name in h.options.split(",")}
-    lines = []
-    for line in Path("/proc/cgroups").read_text().splitlines():
-        name, *fields = line.split("\t")
-        if not name.startswith("#") and name not in mounted:
-            fields[-1] = "0"
-        lines.append("\t".join([name, *fields]) + "\n")
-    path.write_text("".join(lines))

@@ -30,6 +30,7 @@ WRITTEN = {
     "etc/subgid": f"{USER}:100000:65536\n",
     "etc/subuid": f"{USER}:100000:65536\n",
     "etc/systemd/journald.conf.d/vm.conf": "[Journal]\nStorage=volatile\n",
+    "usr/lib/python3/dist-packages/shared.pth": "/packages\n",  # where Python packages may be shared to
 }
 
 # With the native backend the first ones would change the host; the others only take time.
