@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pycontain.cgroups import files
+from pycontain.cgroups.refusals import DESCRIPTORS, NO_DESCRIPTOR
 from pycontain.errors import InvalidArgument, LimitNotSupported
 from pycontain.spec import DeviceRule
 
@@ -185,6 +186,8 @@ def can_load() -> bool:
 def refused(error: OSError, version: int) -> LimitNotSupported:
     """The error for rules that the kernel does not take."""
     message = "the limit devices cannot be enforced"
+    if error.errno in NO_DESCRIPTOR:
+        return LimitNotSupported(f"{message}: {os.strerror(error.errno)}", remedy=DESCRIPTORS)
     if version == 2 and error.errno in (errno.EPERM, errno.EACCES):
         return LimitNotSupported(
             f"{message}: on cgroup v2 that needs a BPF program, which user {os.geteuid()} may not load here",

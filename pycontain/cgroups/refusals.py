@@ -9,9 +9,15 @@ from pycontain.cgroups.limits import Setting
 from pycontain.errors import LimitNotSupported
 
 
+DESCRIPTORS = "Raise the limit of open files (ulimit -n, RLIMIT_NOFILE)"
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+
+
 def refused(setting: Setting, error: OSError) -> LimitNotSupported:
     """The error for `error`, which came from writing `setting`."""
     message = f"the limit {setting.limit} cannot be enforced"
+    if error.errno in NO_DESCRIPTOR:
+        return LimitNotSupported(f"{message}: {os.strerror(error.errno)}", remedy=DESCRIPTORS)
     if error.errno == errno.ENOENT:
         return LimitNotSupported(f"{message}: this kernel has no {setting.file}", remedy=_remedy_of_absence(setting))
     if error.errno == errno.EOPNOTSUPP and setting.limit == "block_io.weight_device":

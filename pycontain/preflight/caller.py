@@ -7,13 +7,14 @@ import resource
 from collections.abc import Iterator
 
 from pycontain.cgroups import Reason
+from pycontain.cgroups.refusals import DESCRIPTORS
 from pycontain.errors import NotSupported
 from pycontain.linux import capabilities as caps
 from pycontain.linux.users import parse_passwd
 from pycontain.preflight.report import Finding, no, partly, yes
 from pycontain.runtimes import obstacles
 from pycontain.runtimes.owner import run_directory
-from pycontain.runtimes.remedies import DESCRIPTORS, PROCESSES
+from pycontain.runtimes.remedies import PROCESSES
 
 DESCRIPTORS_A_TASK = 8
 USEFUL_TASKS = 64

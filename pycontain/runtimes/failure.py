@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 
+from pycontain.cgroups.refusals import DESCRIPTORS, NO_DESCRIPTOR
 from pycontain.errors import CommandNotExecutable, CommandNotFound, NotSupported, StartFailed, name_of
 from pycontain.linux.plan import Plan
-from pycontain.runtimes.remedies import DESCRIPTORS, reason_for
+from pycontain.runtimes.remedies import reason_for
 from pycontain.runtimes.start import StepFailed
 
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
@@ -66,6 +67,6 @@ def command_failed(code: int, candidate: int, argv: list[str], candidates: list[
 
 def no_descriptors(error: OSError) -> OSError | NotSupported:
     """`error` itself, or a clearer one when it says that this process or the machine has no descriptor left."""
-    if error.errno not in (errno.EMFILE, errno.ENFILE):
+    if error.errno not in NO_DESCRIPTOR:
         return error
     return NotSupported(f"there is no free descriptor: {name_of(error.errno)}", remedy=DESCRIPTORS)

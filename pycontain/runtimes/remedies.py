@@ -8,9 +8,9 @@ from __future__ import annotations
 import errno
 
 from pycontain.cgroups import Reason
+from pycontain.cgroups.refusals import DESCRIPTORS, NO_DESCRIPTOR
 from pycontain.runtimes import obstacles
 
-DESCRIPTORS = "Raise the limit of open files (ulimit -n, RLIMIT_NOFILE)"
 PROCESSES = "Raise the limit of processes (ulimit -u, kernel.pid_max, pids.max of the caller's cgroup)"
 MOUNTS = "Raise the sysctl fs.mount-max"
 OLD_KERNEL = "Use Linux 5.12 or newer, and a seccomp filter that allows namespaces and mounts"
@@ -59,7 +59,7 @@ def reason_for(syscall: str, code: int, step: str = "", user_namespace: bool = F
     `user_namespace` says that the container was to have a user namespace of its own. An empty cause says no more than
     errno does.
     """
-    if code in (errno.EMFILE, errno.ENFILE):
+    if code in NO_DESCRIPTOR:
         return Reason("", DESCRIPTORS)
     if code == errno.ENOMEM:
         return Reason("there is no memory for the start itself", "Raise the container's memory limit, or free memory")
