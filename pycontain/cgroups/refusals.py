@@ -8,7 +8,6 @@ import os
 from pycontain.cgroups.limits import Setting
 from pycontain.errors import LimitNotSupported
 
-
 DESCRIPTORS = "Raise the limit of open files (ulimit -n, RLIMIT_NOFILE)"
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
