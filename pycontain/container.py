@@ -33,7 +33,8 @@ from pycontain.spec import (
     Spec,
     TimeOffset,
 )
-from pycontain.streams import DEVNULL, PIPE, Stream, fill_standard_streams
+from pycontain.standard_streams import fill_standard_streams
+from pycontain.streams import DEVNULL, PIPE, Stream
 from pycontain.task import Task
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import threading
 from collections.abc import Iterator
 from typing import IO, Union
 
@@ -12,6 +11,7 @@ from attrs import define, field
 
 from pycontain.errors import InvalidArgument
 from pycontain.runtimes.launch import Streams
+from pycontain.standard_streams import is_open
 
 PIPE = -1
 STDOUT = -2
@@ -198,34 +198,6 @@ def _descriptor(stream: Stream, inherited: int) -> int:
             fd = stream.fileno()  # type: ignore[union-attr]
         except (AttributeError, OSError, ValueError):
             raise InvalidArgument(f"{stream!r} is not a stream: it has no file descriptor") from None
-    if not _is_open(fd):
+    if not is_open(fd):
         raise InvalidArgument(f"the descriptor {fd} is not open")
     return fd
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
-
-
-_filling = threading.Lock()
-
-
-def fill_standard_streams() -> None:
-    """Opens /dev/null in place of each standard stream that this process has closed; programs that it executes still
-    find it closed.
-
-    What is opened next would get the number: the table of tasks, for one, and a container that inherits its caller's
-    standard output would write to it. glibc does the same in set-user-ID programs (csu/check_fds.c).
-    """
-    if all(map(_is_open, range(3))):
-        return
-    with _filling:
-        for fd in range(3):
-            if not _is_open(fd):
-                null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)  # the lowest free number
-                if null != fd:  # another thread of the caller was faster
-                    os.close(null)

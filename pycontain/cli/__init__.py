@@ -14,13 +14,14 @@ import click
 
 from pycontain import __version__
 from pycontain.errors import CommandNotExecutable, CommandNotFound, InvalidArgument, PycontainError
+from pycontain.standard_streams import fill_standard_streams
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND, INTERRUPTED = 125, 126, 127, 130
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line, `sys.argv` without `args`, and returns the exit status."""
-    _open_standard_descriptors()
+    fill_standard_streams()
     try:
         return group.main(args=args, prog_name="pycontain", standalone_mode=False) or 0
     except click.Abort:
@@ -41,16 +42,6 @@ def main(args: Sequence[str] | None = None) -> int:
 
         traceback.print_exc()
         return FAILED
-
-
-def _open_standard_descriptors() -> None:
-    """Where the caller has closed one of 0, 1 and 2, it is /dev/null: otherwise the next file that is opened gets its
-    number, and the command would write into it."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open("/dev/null", os.O_RDWR)
 
 
 def _complain(message: str, status: int) -> int:
