@@ -126,6 +126,14 @@ class MountTable:
                 self._mounts = parse(_read_whole(self._fd, self._poll))
             return self._mounts
 
+    def is_unchanged(self) -> bool:
+        """Whether `mounts` would return the same object again, by one system call.
+
+        Says nothing of a change of this process's own mount namespace, which `mounts` looks for.
+        """
+        with self._lock:
+            return bool(self._mounts) and self._fd >= 0 and not self._poll.poll(0)
+
     def close(self) -> None:
         """Closes the file. The next use opens it again."""
         with self._lock:

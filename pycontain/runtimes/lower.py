@@ -24,6 +24,7 @@ KERNEL_FILE_SYSTEMS = frozenset((
 OWN_DIRECTORIES = ("/proc", "/sys", "/dev", "/run", "/tmp")  # of which a clone of the host has its own
 
 _mount_table: MountTable | None = None
+_last_table: tuple[MountInfo, ...] = ()
 
 
 @define(eq=False)
@@ -65,6 +66,8 @@ class Lower:
             return False
         if not os.path.samestat(info, self.info) or info.st_mode != self.info.st_mode:
             return False
+        if self._table is _last_table and _mount_table is not None and _mount_table.is_unchanged():
+            return True
         table = _current_table()
         if table is not self._table:
             fs_type, mounts = _look(self.path, table)
@@ -103,10 +106,11 @@ def _without_links(path: str, info: os.stat_result) -> str:
 
 
 def _current_table() -> tuple[MountInfo, ...]:
-    global _mount_table
+    global _mount_table, _last_table
     if _mount_table is None:
         _mount_table = MountTable()
-    return _mount_table.mounts()
+    _last_table = _mount_table.mounts()
+    return _last_table
 
 
 def _look(path: str, table: Iterable[MountInfo]) -> tuple[str, dict[str, MountInfo]]:
