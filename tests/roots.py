@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pycontain
 from pycontain import Container
+from pycontain.defaults import interpreter_mounts
 
 PASSWD = """\
 root:x:0:0:root:/root:/bin/sh
@@ -60,6 +61,13 @@ def with_this_python(host: Container) -> Container:
         if place.startswith("/tmp/"):
             host = host.with_bind(place, place, read_only=True)
     return host
+
+
+def own_names(directory: str) -> list[str]:
+    """What a clone of the host has in a directory that is its own: the place of this interpreter, if it is there."""
+    prefix = directory + "/"
+    places = [mount.destination for mount in interpreter_mounts() if mount.destination.startswith(prefix)]
+    return sorted({place[len(prefix) :].split("/")[0] for place in places})
 
 
 def make_busybox_root(path: Path) -> Path:

@@ -27,7 +27,7 @@ BACKEND = "import sys; from setuptools import build_meta; getattr(build_meta, sy
 
 # From the bottom to the top; a module may import from its own line and those above it here.
 LAYERS = (
-    ("errors", "sizes"),
+    ("errors", "sizes", "standard_streams"),
     ("_native",),
     ("linux", "spec"),
     ("cgroups", "network", "limits"),

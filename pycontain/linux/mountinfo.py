@@ -132,7 +132,11 @@ class MountTable:
         Says nothing of a change of this process's own mount namespace, which `mounts` looks for.
         """
         with self._lock:
-            return bool(self._mounts) and self._fd >= 0 and not self._poll.poll(0)
+            if not self._mounts or self._fd < 0:
+                return False
+            if self._poll.poll(0):  # which the kernel says once
+                self._mounts = ()
+            return bool(self._mounts)
 
     def close(self) -> None:
         """Closes the file. The next use opens it again."""

@@ -17,7 +17,7 @@ from machine import MachineError
 
 
 def ready() -> Path:
-    """The directory with `disk` and `linux.uml`, made by mmdebstrap when it is not yet there, which takes a minute or more."""
+    """The directory with `disk` and `linux.uml`, made by mmdebstrap if not there yet, which takes a minute or more."""
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # not in the path of all users
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "pycontain-vm")
     release = _release()
