@@ -118,6 +118,8 @@ class Container:
 
     def with_hostname(self, hostname: str, domainname: str | None = None) -> Self:
         """Its host name, and the NIS domain name; the host's without this. At most 64 bytes each."""
+        if not hostname:
+            raise InvalidArgument("a host name cannot be empty")
         spec = evolve(self._spec, hostname=hostname)
         return self._with(evolve(spec, domainname=domainname) if domainname is not None else spec)
 

@@ -50,7 +50,7 @@ def command_failed(code: int, candidate: int, argv: list[str], candidates: list[
     causes = {
         errno.EACCES: (
             f"{path!r} is not executable for this user",
-            "Check its mode, those of its directories, and noexec",
+            "Check that it is a file, its mode, those of its directories, and noexec",
         ),
         errno.ENOEXEC: (
             f"{path!r} has no format that this kernel executes",
