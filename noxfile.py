@@ -6,7 +6,6 @@ Everything but lint, types and docs needs root, gcc and the packages that the RE
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -91,13 +90,26 @@ def sanitizers(session: nox.Session) -> None:
     session.run("python", "tests/native/run_sanitizers.py", *session.posargs)
 
 
-@nox.session
-def vm(session: nox.Session) -> None:
-    """The tests in a virtual machine, for what this one does not have, such as cgroup v2 with every controller.
+VM_TESTS = (
+    "tests/cgroups", "tests/test_task_control.py", "tests/test_cgroup_mount.py", "tests/test_devices.py",
+    "tests/test_limits.py",
+)
 
-    PYCONTAIN_VM is the command that runs its arguments there, in this directory. The session is skipped without it.
+
+@nox.session
+@nox.parametrize(
+    "options",
+    [["--backend", "native"], ["--backend", "uml"], ["--backend", "uml", "--user"]],
+    ids=["native", "uml", "uml-user"],
+)
+def vm(session: nox.Session, options: list[str]) -> None:
+    """The tests of limits in a throw-away Debian with systemd: on this kernel's hierarchies, or on cgroup v2 (`tools/vm`).
+
+    Needs root, mmdebstrap, and the Python version that this Debian has; the first run makes the image, in some minutes.
     """
-    runner = os.environ.get("PYCONTAIN_VM")
-    if not runner:
-        session.skip("PYCONTAIN_VM names no command that runs its arguments in a virtual machine")
-    session.run(*shlex.split(runner), "nox", "-s", "tests", "--", *session.posargs, external=True)
+    session.install("-e", ".[test]")
+    program = "import os, attrs; print(os.path.dirname(os.path.dirname(attrs.__file__)))"
+    packages = str(session.run("python", "-c", program, silent=True)).strip()
+    shared = ["--share", ".:/src", "--share", f"{packages}:/packages", "--timeout", "1800"]
+    pytest = ["python3", "-m", "pytest", "-p", "no:cacheprovider", *(session.posargs or VM_TESTS)]
+    session.run("python", "tools/vm", *options, *shared, "--", *pytest)
