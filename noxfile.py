@@ -105,7 +105,7 @@ VM_TESTS = (
 def vm(session: nox.Session, options: list[str]) -> None:
     """The tests of limits in a throw-away Debian with systemd: on this kernel's hierarchies, or on cgroup v2 (`tools/vm`).
 
-    Needs root, mmdebstrap, and the Python version that this Debian has; the first run makes the image, in some minutes.
+    Needs root, mmdebstrap, and the Python version of this Debian; the first run makes the image, in some minutes.
     """
     session.install("-e", ".[test]")
     program = "import os, attrs; print(os.path.dirname(os.path.dirname(attrs.__file__)))"
