@@ -103,7 +103,7 @@ VM_TESTS = (
     ids=["native", "uml", "uml-user"],
 )
 def vm(session: nox.Session, options: list[str]) -> None:
-    """The tests of limits in a throw-away Debian with systemd: on this kernel's hierarchies, or on cgroup v2 (`tools/vm`).
+    """The tests of limits in a throw-away Debian with systemd, on the hierarchies here or on cgroup v2 (`tools/vm`).
 
     Needs root, mmdebstrap, and the Python version of this Debian; the first run makes the image, in some minutes.
     """
