@@ -7,6 +7,7 @@ import selectors
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,3 +75,5 @@ def _remove(group: Path) -> None:
                 os.rmdir(path)
             except OSError:
                 time.sleep(0.01)
+    if group.exists():
+        print(f"tools/vm: {group} cannot be removed", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import shutil
 import sys
 import tempfile
 import time
@@ -24,9 +25,13 @@ class MachineError(Exception):
 def run(launch: Callable[[Path, Path], Launch], image: Path, job: Job, timeout: float) -> int:
     """The exit status of the job's command, run in a machine that `launch` starts from the image in a folder."""
     folder = Path(tempfile.mkdtemp(prefix="pycontain-vm-"))
-    job.write(folder / "job.tar")
     with open(folder / "log", "w+b") as log:
-        launched = launch(image, folder)
+        try:
+            job.write(folder / "job.tar")
+            launched = launch(image, folder)
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
         with keep(launched, folder) as keeper:
             relay = _Relay(launched.ports)
             in_time = relay.until_closed(keeper.fileno(), time.monotonic() + timeout)

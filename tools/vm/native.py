@@ -30,12 +30,13 @@ def launch(image: Path, folder: Path) -> Launch:
     (folder / "job.tar").rename(ports / "job.tar")
     for name in PORTS:
         os.mkfifo(ports / name)
-    groups = [_group(hierarchy, folder.name) for hierarchy in hierarchies]
-    enter = "".join(f"echo $$ >{group}/cgroup.procs && " for group in groups) + 'exec unshare "$@"'
+    groups = [Path(hierarchy.place, folder.name) for hierarchy in hierarchies]
+    enter = [command for hierarchy in hierarchies for command in _enter(hierarchy, folder.name)]
     namespaces = ["--mount", "--pid", "--cgroup", "--uts", "--ipc", "--net", "--fork", "--kill-child"]
     mounts = [f"{h.place} {h.kind} {h.options}" for h in hierarchies]
+    script = "\n".join([*enter, 'exec unshare "$@"'])
     return Launch(
-        ["sh", "-c", enter, "sh", *namespaces, "bash", str(INSIDE), str(folder), str(image), *mounts],
+        ["sh", "-ec", script, "sh", *namespaces, "bash", str(INSIDE), str(folder), str(image), *mounts],
         ports={name: os.open(ports / name, os.O_RDONLY | os.O_NONBLOCK) for name in PORTS},
         groups=groups,
     )
@@ -58,10 +59,11 @@ def _hierarchies() -> list[Hierarchy]:
     return found
 
 
-def _group(hierarchy: Hierarchy, name: str) -> Path:
-    group = Path(hierarchy.place, name)
-    group.mkdir()
+def _enter(hierarchy: Hierarchy, name: str) -> list[str]:
+    """The shell's commands that make a group and put the shell there."""
+    group = f"{hierarchy.place}/{name}"
+    commands = [f"mkdir {group}"]
     if hierarchy.kind == "cgroup" and "cpuset" in hierarchy.options.split(","):
-        for file in ("cpuset.cpus", "cpuset.mems"):  # without them it takes no process, see cpusets(7)
-            (group / file).write_text((group.parent / file).read_text())
-    return group
+        for file in ("cpuset.cpus", "cpuset.mems"):  # without them it takes no process, see cpuset(7)
+            commands.append(f"cat {hierarchy.place}/{file} >{group}/{file}")
+    return [*commands, f"echo $$ >{group}/cgroup.procs"]
