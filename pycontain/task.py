@@ -154,6 +154,8 @@ class Task:
     def update(self, **limits: Unpack[Limits]) -> None:
         """Changes limits of the running task, by the names of `Limits`; those not named stay as they are.
 
+        A new `memory` without `memory_swap` forbids swap again, as `with_limits` does.
+
         Raises `LimitNotSupported` for a limit that cannot be enforced, or is below what is in use already;
         `InvalidArgument` for values that can never hold.
         """
