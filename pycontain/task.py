@@ -56,10 +56,8 @@ class Task:
         self._ended = False
         self._waiters: threading.Event | None = None  # for a task that the monitor serves
         self._killed_for: Reason | None = None
-        self._began = time.monotonic()
         self._begun = self._started = 0.0  # when its start began, and when its command had been executed
         self._owner = os.getpid()
-        self._paused = False
         self._last_stats: Stats | None = None
 
     @property
@@ -75,7 +73,7 @@ class Task:
         """"created" (only while it starts), "running", "paused" or "ended"."""
         if self._ended:
             return "ended"
-        if self._paused:
+        if self._process.frozen:
             return "paused"
         return "running" if self._started else "created"
 
@@ -125,7 +123,7 @@ class Task:
             return self.wait()
         if self._would_arrive(signal):
             self._process.send_signal(signal)
-            if self._paused:
+            if self._process.frozen:
                 try:
                     self.resume()
                 except TaskError:  # somebody else has killed it meanwhile
@@ -143,13 +141,11 @@ class Task:
         """
         self._check_owner()
         self._process.freeze(True)
-        self._paused = True
 
     def resume(self) -> None:
         """Lets a paused task go on. Without effect on one that is not paused."""
         self._check_owner()
         self._process.freeze(False)
-        self._paused = False
 
     def update(self, **limits: Unpack[Limits]) -> None:
         """Changes limits of the running task, by the names of `Limits`; those not named stay as they are.
@@ -173,7 +169,7 @@ class Task:
         now, before = self._process.stats(), self._last_stats
         self._last_stats = now
         if before is None:
-            return now.with_cpu_percent(self._began, 0.0)
+            return now.with_cpu_percent(self._begun, 0.0)
         return now.with_cpu_percent(before.taken, before.cpu.usage_time)
 
     def watch_oom(self) -> OomWatch:
@@ -233,9 +229,7 @@ class Task:
         """Starts it. After an exception nothing is left."""
         try:
             self._plumbing.open(stdin, stdout, stderr, data)
-            self._begun = time.monotonic()
-            self._process.start(self.argv, self._plumbing.streams)
-            self._started = time.monotonic()
+            self._execute()
             self._plumbing.close_theirs()
         except OSError as error:
             self._abort()
@@ -255,9 +249,7 @@ class Task:
         with ours, theirs:
             try:
                 self._plumbing.streams.console = theirs.fileno()
-                self._begun = time.monotonic()
-                self._process.start(self.argv, self._plumbing.streams)
-                self._started = time.monotonic()
+                self._execute()
                 ours.settimeout(10)
                 _, received, _, _ = socket.recv_fds(ours, 1, 1)
                 os.set_inheritable(received[0], False)
@@ -268,6 +260,11 @@ class Task:
             except BaseException:
                 self._abort()
                 raise
+
+    def _execute(self) -> None:
+        self._begun = time.monotonic()
+        self._process.start(self.argv, self._plumbing.streams)
+        self._started = time.monotonic()
 
     def _run(self, timeout: float | None) -> Result:
         """Serves the streams in the calling thread until the task has ended."""

@@ -211,3 +211,27 @@ def test_a_driver_that_is_not_here_is_refused_with_what_helps(box: Container) ->
         box.with_cgroup("systemd").run(["true"])
     with pytest.raises(InvalidArgument, match="docker"):
         box.with_cgroup("docker").run(["true"])
+
+
+def test_a_paused_task_does_not_keep_python_from_ending(busybox_root: Path) -> None:
+    """Where only v1 has a freezer: there a frozen process does not die of SIGKILL before it is thawed."""
+    if detect().hierarchy not in ("v1", "hybrid") or os.geteuid() != 0:
+        pytest.skip("root on a machine with cgroup v1 can hide the v2 hierarchy, which is needed here")
+    program = f"""
+        import sys
+        from pycontain import Container
+        from pycontain.linux import mountinfo
+        from pycontain.linux.mounts import MountFlag, UmountFlag, mount, umount
+        from pycontain.linux.namespaces import NamespaceType, unshare
+        unshare(NamespaceType.MOUNT)
+        mount(None, "/", None, MountFlag.PRIVATE | MountFlag.REC)
+        for found in mountinfo.read():
+            if found.fs_type == "cgroup2":
+                umount(found.mount_point, UmountFlag.DETACH)
+        task = Container.from_rootfs({str(busybox_root)!r}).start(["sleep", "60"])
+        task.pause()
+        print(task.state)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("paused\n", "", 0)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 SIGKILL = int(signal.SIGKILL)
 NO_CGROUP = "Run as root, or where a cgroup is delegated to this user"
 
-_lock = threading.Lock()
 _live: set[NativeProcess] = set()
 
 
@@ -38,6 +37,7 @@ class NativeProcess:
     Attributes:
         pid, pidfd: of the first process, as this process sees it; 0 and -1 before the start and after the end.
         cgroup: None where there is none.
+        frozen: whether its processes are stopped, by `freeze`.
     """
 
     def __init__(self, compiled: Compiled) -> None:
@@ -48,7 +48,7 @@ class NativeProcess:
         self._compiled = compiled
         self._entry: owners.Entry | None = None
         self._init_report = -1
-        self._frozen = False
+        self.frozen = False
         self._lock = threading.Lock()
 
     def start(self, argv: Sequence[str], streams: Streams) -> None:
@@ -124,10 +124,7 @@ class NativeProcess:
     def kill(self) -> None:
         """Kills every process of the container with SIGKILL, at once. Without effect when it has ended."""
         with self._lock:
-            self._signal(signal.SIGKILL)
-            self._kill_group()
-            if self._frozen and self.cgroup is not None:  # on v1 a frozen process dies when it is thawed
-                self.cgroup.thaw()
+            self._kill_all()
 
     def freeze(self, frozen: bool) -> None:
         """Stops all its processes, or lets them go on. Raises as `Cgroup.freeze` does."""
@@ -137,7 +134,7 @@ class NativeProcess:
                 group.freeze()
             else:
                 group.thaw()
-            self._frozen = frozen
+            self.frozen = frozen
 
     def update(self, resources: Resources) -> None:
         """Changes limits of the running container. Raises as `Cgroup.update` does."""
@@ -200,8 +197,7 @@ class NativeProcess:
     def _end(self) -> None:
         if self._entry is not None and self.cgroup is None and self._driver is not None:
             self.cgroup = self._driver.open(self._group_name())  # Ctrl-C may have come while it was made
-        self._signal(signal.SIGKILL)
-        self._kill_group()
+        self._kill_all()
         if self._entry is not None:
             self._entry.clear_process()
         if self.pidfd >= 0:
@@ -217,6 +213,12 @@ class NativeProcess:
                 signal.pidfd_send_signal(self.pidfd, number)
             except ProcessLookupError:
                 pass
+
+    def _kill_all(self) -> None:
+        self._signal(signal.SIGKILL)
+        self._kill_group()
+        if self.frozen and self.cgroup is not None:  # on v1 a frozen process dies when it is thawed
+            self.cgroup.thaw()
 
     def _kill_group(self) -> None:
         """Where no pid namespace ends all others with the first process."""
@@ -282,8 +284,6 @@ atexit.register(_at_exit)
 
 
 def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()
     for process in _live:
         process.disown()
     _live.clear()
