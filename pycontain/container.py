@@ -33,6 +33,7 @@ from pycontain.spec import (
     Spec,
     TimeOffset,
 )
+from pycontain.spec.runtime import RLIM_INFINITY
 from pycontain.standard_streams import fill_standard_streams
 from pycontain.streams import DEVNULL, PIPE, Stream
 from pycontain.task import Task
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from pycontain.spec.choices import RlimitType
 
 Path = Union[str, "os.PathLike[str]"]
-RLIM_INFINITY = 2**64 - 1  # as the kernel and the OCI write it; Python's resource module has -1
 
 OLD_VERSION = "1.0.2"  # of the OCI runtime specification, which runtimes of any age take
 

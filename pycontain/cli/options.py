@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from pycontain.container import Container
     from pycontain.spec.choices import RlimitType
 
-UNLIMITED = 2**64 - 1  # RLIM_INFINITY, see getrlimit(2)
-
 
 def environment(values: Sequence[str], caller: Mapping[str, str]) -> dict[str, str]:
     """`NAME=VALUE`, or `NAME` for the caller's value; a name that the caller does not have is left out."""
@@ -80,9 +78,11 @@ def ulimit(value: str) -> tuple[str, int, int]:
 
 
 def _limit(text: str) -> int:
+    from pycontain.spec.runtime import RLIM_INFINITY
+
     if text in ("unlimited", "-1"):
-        return UNLIMITED
-    if not (text.isascii() and text.isdigit()) or int(text) > UNLIMITED:
+        return RLIM_INFINITY
+    if not (text.isascii() and text.isdigit()) or int(text) > RLIM_INFINITY:
         raise ValueError(text)
     return int(text)
 

@@ -23,6 +23,7 @@ from pycontain.runtimes.lower import Lower
 from pycontain.runtimes.obstacles import setgroups_denied
 from pycontain.runtimes.rootfs import RootPlan
 from pycontain.spec import IDMapping, Linux, Process, Resources, Rlimit, Spec
+from pycontain.spec.runtime import RLIM_INFINITY
 
 INIT = "org.pycontain.init"
 CGROUP = "org.pycontain.cgroup."  # followed by driver, parent, name
@@ -353,7 +354,7 @@ def _oom_score_adj(process: Process) -> int | None:
 def _own_hard_limit(number: int) -> int:
     """The hard limit of a resource in this process, which its children have too."""
     hard = resource.getrlimit(number)[1]
-    return 2**64 - 1 if hard == resource.RLIM_INFINITY else hard
+    return RLIM_INFINITY if hard == resource.RLIM_INFINITY else hard
 
 
 def _inside(container_id: int, mappings: tuple[IDMapping, ...]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Any
 
 from pycontain.cgroups.refusals import DESCRIPTORS, NO_DESCRIPTOR
 from pycontain.errors import CommandNotExecutable, CommandNotFound, NotSupported, StartFailed, name_of
@@ -35,17 +36,17 @@ def start_failed(
 
 def command_failed(code: int, candidate: int, argv: list[str], candidates: list[str], step: str) -> StartFailed:
     """The error for a command that could not be executed; `candidate` is the path that was found, or -1."""
-    details = {"step": step, "syscall": "execve", "errno": code}
+    details: dict[str, Any] = {"step": step, "syscall": "execve", "errno": code}
     if candidate < 0 and code in NOT_THERE:
         directories = [os.path.dirname(path) for path in candidates]
         where = "" if "/" in argv[0] else f" in {':'.join(directories)}"
-        return CommandNotFound(f"{argv[0]!r} was not found{where}", **details)  # type: ignore[arg-type]
+        return CommandNotFound(f"{argv[0]!r} was not found{where}", **details)
     path = candidates[candidate] if candidate >= 0 else argv[0]
     if code == errno.ENOENT:
         return CommandNotFound(
             f"{path!r} is there, but its interpreter or loader is not",
             remedy="Look at its first line, or use a program that is linked statically or for this root's libc",
-            **details,  # type: ignore[arg-type]
+            **details,
         )
     causes = {
         errno.EACCES: (
@@ -62,7 +63,7 @@ def command_failed(code: int, candidate: int, argv: list[str], candidates: list[
         ),
     }
     message, remedy = causes.get(code, (f"{path!r} could not be executed: {name_of(code)}", None))
-    return CommandNotExecutable(message, remedy=remedy, **details)  # type: ignore[arg-type]
+    return CommandNotExecutable(message, remedy=remedy, **details)
 
 
 def no_descriptors(error: OSError) -> OSError | NotSupported:

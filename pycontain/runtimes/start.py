@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from attrs import frozen
 
@@ -102,18 +103,18 @@ def start(
             _abandoned.append((arena, plan, command))
 
 
-def _fill_slots(fds: object, plan: Plan, descriptors: Mapping[str, int]) -> None:
+def _fill_slots(fds: Any, plan: Plan, descriptors: Mapping[str, int]) -> None:
     slots = plan.slots
     for index in range(len(slots)):
-        fds[index] = -1  # type: ignore[index]  # a cffi array
+        fds[index] = -1
     for name, fd in descriptors.items():
         if name in slots:
-            fds[slots[name]] = fd  # type: ignore[index]
+            fds[slots[name]] = fd
 
 
-def _end_child(arena: object, context: object) -> None:
+def _end_child(arena: object, context: Any) -> None:
     """Kills and reaps a child that did not get as far as its command, or must not go on."""
-    pidfd: int = context.pidfd  # type: ignore[attr-defined]
+    pidfd: int = context.pidfd
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:

@@ -95,9 +95,12 @@ class Capabilities(Frozen):
     ambient: tuple[str, ...] = ()
 
 
+RLIM_INFINITY = 2**64 - 1  # as the kernel and the OCI write it; Python's resource module has -1
+
+
 @frozen(eq=False, repr=False)
 class Rlimit(Frozen):
-    """A resource limit of the process, see getrlimit(2); 2**64 - 1 is no limit."""
+    """A resource limit of the process, see getrlimit(2); `RLIM_INFINITY` is no limit."""
 
     type: RlimitType
     soft: UInt64
