@@ -14,6 +14,8 @@ import programs
 import pytest
 from leftovers import cgroups_of, guards, with_argument
 
+from pycontain.runtimes.owner import ENTRY, TASK
+
 # All the ways to escape: other sessions, other users, ignored signals, orphans, and no pid namespace to die with.
 VICTIM = """
 import sys
@@ -213,7 +215,8 @@ sys.stdin.read()
     token = process.stdout.readline().strip()
     with open(f"/run/pycontain/{token}", "rb") as file:
         used = file.read(256 * 64)
-    assert not any(used[256 * number : 256 * number + 16].strip(b"\0") for number in range(1, 64))
+    entries = list(ENTRY.iter_unpack(used))[1:]
+    assert not any(state == TASK or pid or inode for state, pid, inode, _ in entries)
     end(process)
     wait_until(lambda: not guards(token), 2, "the end of the guard")
     assert_swept(busybox_root, [token])
@@ -237,3 +240,28 @@ def test_several_next_uses_at_once_sweep_without_tripping_over_each_other(busybo
 
 def _running(marker: str) -> list[int]:
     return with_argument(marker)
+
+
+HIDDEN = """
+import sys
+from pycontain import Container
+from pycontain.linux import mountinfo
+from pycontain.linux.mounts import MountFlag, UmountFlag, mount, umount
+from pycontain.linux.namespaces import NamespaceType, unshare
+unshare(NamespaceType.MOUNT)
+mount(None, "/", None, MountFlag.PRIVATE | MountFlag.REC)
+for found in reversed(mountinfo.read()):
+    if found.fs_type == "cgroup2" or (found.fs_type == "cgroup" and sys.argv[2] == "all"):
+        umount(found.mount_point, UmountFlag.DETACH)
+Container.from_rootfs(sys.argv[1]).run(["true"]).check()
+"""
+
+
+@pytest.mark.parametrize("hidden", ["v2", "all"])
+def test_a_process_that_cannot_see_the_groups_leaves_them_to_one_that_can(busybox_root: Path, hidden: str) -> None:
+    """It shares the run directory, but has its own mounts: without the table nobody would find the groups again."""
+    process, marker, token = start_sleeper(busybox_root)
+    end(process)
+    wait_until(lambda: not with_argument(marker) and not guards(token), 2, "the end of all processes")
+    programs.run(HIDDEN, busybox_root, hidden)
+    assert_swept(busybox_root, [token])

@@ -74,6 +74,11 @@ class CgroupfsDriver:
     def controllers(self) -> frozenset[str]:
         return frozenset(self._of) | ({"devices"} if self._devices_subtree() else frozenset())
 
+    @property
+    def places(self) -> frozenset[str]:
+        bases = [os.stat(hierarchy.base) for hierarchy in self._layout.hierarchies if not hierarchy.obstacle]
+        return frozenset(f"{base.st_dev:x}.{base.st_ino:x}" for base in bases)
+
     def reason(self, controller: str) -> Reason | None:
         if controller == "devices" and not self._initial:
             return Reason(

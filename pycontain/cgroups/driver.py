@@ -157,6 +157,11 @@ class CgroupDriver(Protocol):
     def controllers(self) -> frozenset[str]:
         """The kernel's names of the controllers in which this user can make groups here."""
 
+    @property
+    def places(self) -> frozenset[str]:
+        """The hierarchies in which groups are made, as words that no other hierarchy of the machine has: a process for
+        which one of them is not there cannot find all groups of another that has it."""
+
     def reason(self, controller: str) -> Reason | None:
         """Why `controller` is not among `controllers`; None when it is."""
 

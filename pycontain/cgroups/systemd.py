@@ -144,6 +144,10 @@ class SystemdDriver:
         task.subtrees = [subtree for subtree in scope.subtrees if os.path.isdir(task.path_in(subtree))]
         return SystemdGroup(self, name, scope, task)
 
+    @property
+    def places(self) -> frozenset[str]:
+        return self._groups.places
+
     def remove_parent_if_empty(self) -> None:
         """Removes the slice's directories in v1 hierarchies that systemd does not use, where they are ours. The slice
         stays: to stop it would stop a scope that somebody else starts in it at that moment."""

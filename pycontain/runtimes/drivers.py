@@ -8,6 +8,7 @@ import threading
 from attrs import frozen
 
 from pycontain.cgroups import CgroupDriver, detect
+from pycontain.errors import NotSupported
 from pycontain.runtimes import owner as owners
 from pycontain.runtimes.sweep import sweep
 
@@ -38,14 +39,14 @@ def cgroup_driver(choice: CgroupChoice = CgroupChoice()) -> CgroupDriver:
     with _lock:
         if key not in _drivers:
             _sweep_once()
-            _drivers[key] = detect(*key)
-            if any(key):
-                owners.current().note(" ".join(word or "-" for word in key))
+            found = detect(*key)
+            owners.current().note(" ".join((*(word or "-" for word in key), *sorted(found.places))))
+            _drivers[key] = found
         return _drivers[key]
 
 
 def _sweep_once() -> None:
-    """Sweeps with the usual driver, and with those that the dead processes had noted."""
+    """Sweeps with the drivers that the dead processes had noted."""
     global _swept
     if not _swept:
         sweep(_noted_driver)
@@ -53,9 +54,14 @@ def _sweep_once() -> None:
 
 
 def _noted_driver(note: str) -> CgroupDriver:
-    """The driver of a note: two words, "-" for none."""
-    driver, _, parent = note.partition(" ")
-    return detect(None if driver in ("", "-") else driver, None if parent in ("", "-") else parent)
+    """The driver of a note: its name and its parent, "-" for none, and the hierarchies in which it made groups.
+
+    Raises `NotSupported` where this process does not see all of them."""
+    driver, parent, *places = note.split(" ")
+    found = detect(None if driver == "-" else driver, None if parent == "-" else parent)
+    if not found.places.issuperset(places):
+        raise NotSupported("cgroup hierarchies in which there are groups of another process are not mounted here")
+    return found
 
 
 def remove_empty_parents() -> None:

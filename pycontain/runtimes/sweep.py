@@ -14,12 +14,13 @@ from pycontain.runtimes.owner import Recorded, StaleOwner, run_directory, stale_
 
 def sweep(driver_of: Callable[[str], CgroupDriver]) -> None:
     """Undoes everything of every owner whose lock is free. Groups without an owner's file are left alone: their owner
-    may live where this process cannot see it. `driver_of` finds the driver of an owner's note, "" is the usual one."""
+    may live where this process cannot see it. `driver_of` finds the driver of an owner's note, and raises where it
+    cannot find the groups: an owner without a note has made none."""
     for stale in stale_owners(run_directory()):
         for task in stale.tasks:
             _kill(task)
         try:
-            for note in ("", *stale.notes):
+            for note in stale.notes:
                 _remove_groups(driver_of(note), stale)
         except PycontainError:  # a process that cannot die yet, a driver that is not there: a later sweep tries again
             os.close(stale.fd)
