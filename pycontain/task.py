@@ -205,9 +205,10 @@ class Task:
                         return True
                     if line.startswith(fields):
                         caught |= int(line.split()[1], 16)
+            # again: one that began to wait between the two readings was not waiting in the first, nor blocking in the second
+            return bool(caught >> (number - 1) & 1) or _waits_for_signals(self.pid)
         except OSError:
             return True
-        return bool(caught >> (number - 1) & 1)
 
     def __enter__(self) -> Self:
         return self
