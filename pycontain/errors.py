@@ -81,6 +81,77 @@ class WaitTimeout(PycontainError, TimeoutError):
     """The time of a wait is over. What was waited for goes on."""
 
 
+class StoreError(PycontainError):
+    """The store of images cannot be used as it is: no permission, a full disk, a newer version's database.
+
+    `errno` is the kernel's answer, or None. What was begun has been undone, or is by the next use.
+    """
+
+    def __init__(self, message: str, *, errno: int | None = None, remedy: str | None = None) -> None:
+        super().__init__(f"{message}: {os.strerror(errno)}" if errno else message, remedy=remedy)
+        self.errno = errno
+
+
+class SnapshotError(StoreError):
+    """An operation that the state of a snapshot does not allow, or that its snapshotter cannot do."""
+
+
+class ImageError(PycontainError):
+    """Base of what can be wrong with an image."""
+
+
+class ImageNotFound(ImageError, LookupError):
+    """There is no such image, here or in the registry, or none for this platform."""
+
+
+class InvalidImage(ImageError):
+    """A manifest, configuration or archive that is broken or of an unknown kind."""
+
+
+class BlobDamaged(InvalidImage):
+    """Data whose size or digest is not what its descriptor says."""
+
+
+class LayerError(InvalidImage):
+    """A layer that is broken or hostile. Nothing of it is left.
+
+    Attributes:
+        layer: its digest or name.
+        entry: the name of the entry in it, or None.
+        rule: what it breaks.
+    """
+
+    def __init__(self, layer: str, entry: str | None, rule: str) -> None:
+        where = f"the entry {entry!r} of the layer {layer}" if entry is not None else f"the layer {layer}"
+        super().__init__(f"{where} is refused: {rule}")
+        self.layer = layer
+        self.entry = entry
+        self.rule = rule
+
+
+class InvalidReference(InvalidArgument):
+    """A text that names no image."""
+
+
+class InvalidDigest(InvalidArgument):
+    """A text that is no digest, or one of an algorithm that is not supported."""
+
+
+class RegistryError(ImageError):
+    """A registry refused, or could not be reached. `status` is that of HTTP, or None; `code` the registry's own."""
+
+    def __init__(
+        self, message: str, *, status: int | None = None, code: str | None = None, remedy: str | None = None
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
+        self.code = code
+
+
+class AuthenticationFailed(RegistryError):
+    """The registry wants credentials, or others than were given."""
+
+
 class ProcessFailed(PycontainError):
     """Raised by `Result.check()` and `run(..., check=True)`. `result` carries both streams."""
 
