@@ -63,7 +63,8 @@ enum pc_flag {
     PC_KEEP_CAPS = 4,
     PC_KEEP_GROUPS = 8,
     PC_USERXATTR = 16,
-    PC_NULL_DEVICE = 32
+    PC_NULL_DEVICE = 32,
+    PC_VOLATILE = 64
 };
 
 struct pc_step {

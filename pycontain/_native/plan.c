@@ -407,6 +407,8 @@ static long op_overlay(exec_t *x, step_t *s)
         ret = layer_option(x, (int)fs, "workdir", fd_of(x, s->fd), text(x, s->s2));
     if (ret == 0 && s->flags & PC_USERXATTR)
         ret = set_option(x, (int)fs, "userxattr", "");
+    if (ret == 0 && s->flags & PC_VOLATILE)
+        ret = set_option(x, (int)fs, "volatile", "");
     if (ret == 0)
         ret = finish_fs(x, s, (int)fs, s->n1);
     PC_CALL(close, fs);

@@ -209,13 +209,17 @@ def file_system(kind: str, out: str, options: Iterable[tuple[str, str]] = (), at
 
 
 def overlay(
-    out: str, lowers: Sequence[str], scratch: str, upper: str, work: str, attr: MountAttr, *, userxattr: bool = False
+    out: str, lowers: Sequence[str], scratch: str, upper: str, work: str, attr: MountAttr, *, userxattr: bool = False,
+    volatile: bool = False,
 ) -> Step:
-    """`lowers` are descriptors, the topmost first; `upper` and `work` are names in the directory `scratch`."""
+    """`lowers` are descriptors, the topmost first; `upper` and `work` are names in the directory `scratch`.
+
+    `volatile` leaves out every sync of the upper directory, which must not be used again after a crash of the machine.
+    """
     return Step(
         f"fsopen overlay lowerdir={':'.join(lowers)},upperdir={upper},workdir={work}{_attributes(attr)}",
         lib.PC_OVERLAY, n1=int(attr), fd=scratch, out=out, s1=upper.encode(), data=work.encode(), slots=tuple(lowers),
-        flags=lib.PC_USERXATTR if userxattr else 0,
+        flags=(lib.PC_USERXATTR if userxattr else 0) | (lib.PC_VOLATILE if volatile else 0),
     )
 
 
