@@ -33,7 +33,10 @@ LAYERS = (
     ("cgroups", "network", "limits", "metadata", "content", "layers"),
     ("snapshots", "registry"),
     ("images", "runtimes"),
-    ("result", "streams", "task", "monitor", "defaults", "container"),
+    (
+        "result", "streams", "task", "monitor", "defaults", "arguments", "resolve", "summary", "description",
+        "container",
+    ),
     ("preflight", "terminal"),
     ("cli",),
     ("__main__",),
