@@ -8,11 +8,20 @@ import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from leftovers import State, left_since, token
 from roots import Missing, make_busybox_root, make_debian_root
 
 from pycontain import Container, PycontainError
+
+# No example is timed, since a busy or emulated machine makes any of them slow. Where a change is judged (CI is set) the
+# examples are the same each time, so that what fails is the change.
+hypothesis.settings.register_profile(
+    "pycontain", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+)
+hypothesis.settings.load_profile("pycontain")
 
 
 def pytest_configure() -> None:

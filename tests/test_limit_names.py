@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pycontain import Container, InvalidArgument
@@ -225,9 +225,6 @@ def test_the_numbers_of_a_device_are_those_of_its_node() -> None:
 
 # ---- properties
 
-# Emulated machines are slow, also at making examples.
-untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(max_size=5), st.just([]),
     st.from_regex(r"[0-9.,:/ -]{1,12}[bkmgtiBKMGTI]{0,3}"),
@@ -236,7 +233,6 @@ MAPPINGS = ("device_read_bps", "device_write_bps", "device_read_iops", "device_w
 PLAIN = tuple(name for name in NAMES if name not in MAPPINGS)
 
 
-@untimed
 @given(st.dictionaries(st.sampled_from(PLAIN), SCALARS))
 def test_any_value_is_taken_or_refused_as_an_invalid_argument(limits: dict[str, Any]) -> None:
     try:
@@ -245,7 +241,6 @@ def test_any_value_is_taken_or_refused_as_an_invalid_argument(limits: dict[str, 
         pass
 
 
-@untimed
 @given(st.sampled_from(MAPPINGS), st.dictionaries(st.text(), SCALARS))
 def test_any_entry_is_taken_or_refused_as_an_invalid_argument(name: str, entries: dict[str, Any]) -> None:
     try:
@@ -254,7 +249,6 @@ def test_any_entry_is_taken_or_refused_as_an_invalid_argument(name: str, entries
         pass
 
 
-@untimed
 @given(st.floats(0.01, 100_000))
 def test_the_quota_is_the_processors_times_the_period(cpus: float) -> None:
     cpu = limited(cpus=cpus).cpu
@@ -265,7 +259,6 @@ def test_the_quota_is_the_processors_times_the_period(cpus: float) -> None:
     assert cpu.quota >= 1000  # the kernel's least
 
 
-@untimed
 @given(st.integers(1, 2**63 - 1), st.integers(1, 2**63 - 1))
 def test_memory_and_swap_together_is_never_less_than_memory(memory: int, both: int) -> None:
     assume(memory != both)
@@ -280,14 +273,12 @@ def test_memory_and_swap_together_is_never_less_than_memory(memory: int, both: i
 RANGE = st.tuples(st.integers(0, 9999), st.integers(0, 9999)).map(lambda pair: f"{min(pair)}-{max(pair)}")
 
 
-@untimed
 @given(st.lists(st.one_of(st.integers(0, 9999).map(str), RANGE), min_size=1))
 def test_a_list_of_processors_is_passed_on_as_it_is(parts: list[str]) -> None:
     text = ",".join(parts)
     assert limited(cpuset_cpus=text, cpuset_mems=text).cpu == CPU(cpus=text, mems=text)
 
 
-@untimed
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(1, 2**63 - 1))
 def test_a_device_by_number_is_passed_on_as_it_is(major: int, minor: int, rate: int) -> None:
     throttles = limited(device_read_bps={f"{major}:{minor}": rate}).block_io

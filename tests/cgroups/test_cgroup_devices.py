@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pycontain.cgroups.device_bpf import program
@@ -22,8 +22,6 @@ rules = st.lists(st.tuples(
     st.sampled_from([None, "", "r", "w", "m", "rw", "wm", "rwm"]),
 ).map(lambda values: DeviceRule(*values)), max_size=6)
 requests = st.tuples(st.sampled_from("bc"), numbers, numbers, st.sets(st.sampled_from("rwm"), min_size=1))
-
-emulated = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines that are
 
 NOTHING = DeviceRule(allow=False)
 DEFAULT = with_defaults(())
@@ -71,13 +69,11 @@ def execute(instructions, request):
             return bool(registers[0])
 
 
-@emulated
 @given(rules, requests)
 def test_the_program_means_what_the_rules_mean(device_rules, request):
     assert execute(program(read_rules(device_rules)), request) == allowed(device_rules, request)
 
 
-@emulated
 @given(rules, requests)
 def test_v1_never_allows_more_than_the_rules_do(device_rules, request):
     kind, major, minor, access = request

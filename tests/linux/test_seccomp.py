@@ -237,7 +237,7 @@ PROFILES = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(PROFILES, st.lists(st.tuples(*[VALUES] * 6), min_size=1, max_size=8))
 def test_a_filter_means_what_its_profile_says(profile: Seccomp, arguments: list[tuple[int, ...]]) -> None:
     # The values of the conditions themselves, and their neighbours, are where a comparison goes wrong.

@@ -232,7 +232,7 @@ def test_a_full_table_is_refused_and_nothing_is_lost(new_owner: Callable[[], Own
     assert owner.reserve().index == entries[1000].index
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.integers(1, CAPACITY - 1),
@@ -256,7 +256,7 @@ def test_any_entries_anywhere_read_back_as_they_were_written(
     assert not path.exists()
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.binary(max_size=2000))
 def test_a_damaged_table_is_read_without_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "table").write_bytes(content)

@@ -110,7 +110,7 @@ def objects(cls: type[Frozen]) -> st.SearchStrategy[Any]:
 
 
 @given(objects(Spec))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_specification_equals_what_is_read_from_its_own_json(spec: Spec) -> None:
     again = Spec.from_json(spec.to_json())
     assert again == spec
@@ -119,7 +119,7 @@ def test_a_specification_equals_what_is_read_from_its_own_json(spec: Spec) -> No
 
 
 @given(objects(Linux))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_part_equals_what_is_read_from_its_own_data(linux: Linux) -> None:
     data = to_dict(linux)
     assert from_dict(Linux, data) == linux
@@ -134,7 +134,7 @@ JSON = st.recursive(
 
 
 @given(objects(Spec), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @pytest.mark.filterwarnings("ignore::pycontain.spec.UnknownProperty")
 def test_a_document_with_one_value_replaced_is_read_or_refused(spec: Spec, data: st.DataObject) -> None:
     document: Any = to_dict(spec)
@@ -159,7 +159,7 @@ def test_a_document_with_one_value_replaced_is_read_or_refused(spec: Spec, data:
 
 
 @given(st.binary(max_size=40) | st.text(max_size=40) | JSON.map(json.dumps))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @pytest.mark.filterwarnings("ignore::pycontain.spec.UnknownProperty")
 def test_arbitrary_text_is_never_anything_but_a_specification_or_a_spec_error(text: str | bytes) -> None:
     try:
