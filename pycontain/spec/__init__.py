@@ -1,4 +1,5 @@
-"""The OCI runtime specification (version 1.2, and the Linux properties of 1.3) as frozen attrs classes, JSON both ways.
+"""The OCI runtime specification (version 1.2, and the Linux properties of 1.3) and the documents of images (OCI image
+specification 1.1, Docker's schema 2) as frozen attrs classes, JSON both ways.
 
 Sequences are tuples and mappings are `FrozenMap`s, so that every value can be hashed; what is absent from a document
 is None, empty, or False. Values are checked when they are made and raise `pycontain.SpecError`.
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
     from pycontain.spec.frozen import FrozenMap as FrozenMap
     from pycontain.spec.hooks import Hook as Hook
     from pycontain.spec.hooks import Hooks as Hooks
+    from pycontain.spec.image import ConfigFields as ConfigFields
+    from pycontain.spec.image import Descriptor as Descriptor
+    from pycontain.spec.image import Healthcheck as Healthcheck
+    from pycontain.spec.image import History as History
+    from pycontain.spec.image import ImageConfig as ImageConfig
+    from pycontain.spec.image import Index as Index
+    from pycontain.spec.image import Manifest as Manifest
+    from pycontain.spec.image import Platform as Platform
+    from pycontain.spec.image import RootFS as RootFS
+    from pycontain.spec.image import decode as decode
+    from pycontain.spec.image import decode_manifest as decode_manifest
+    from pycontain.spec.image import encode as encode
     from pycontain.spec.resources import CPU as CPU
     from pycontain.spec.resources import DeviceRule as DeviceRule
     from pycontain.spec.resources import Memory as Memory
@@ -62,6 +75,20 @@ _NAMES = {
     "devices": ("Device", "NetDevice"),
     "frozen": ("Frozen", "FrozenMap"),
     "hooks": ("Hook", "Hooks"),
+    "image": (
+        "ConfigFields",
+        "Descriptor",
+        "Healthcheck",
+        "History",
+        "ImageConfig",
+        "Index",
+        "Manifest",
+        "Platform",
+        "RootFS",
+        "decode",
+        "decode_manifest",
+        "encode",
+    ),
     "resources": ("CPU", "DeviceRule", "Memory", "Pids", "Resources"),
     "runtime": (
         "Capabilities",

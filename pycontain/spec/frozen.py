@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from pycontain.spec.layout import FieldError, join, layout_of
+from pycontain.spec.layout import FieldError, join, json_name, layout_of
 
 if TYPE_CHECKING:
     from attrs import Attribute
@@ -54,6 +54,7 @@ class Frozen:
 
     __slots__ = ()
     __attrs_attrs__: ClassVar[tuple[Attribute[Any], ...]]
+    _json_name = staticmethod(json_name)  # the property of a field; image documents spell theirs in several ways
 
     def __attrs_post_init__(self) -> None:
         layout = layout_of(type(self))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pycontain.spec.frozen import Frozen, FrozenMap
-from pycontain.spec.layout import FieldError, join, json_name, layout_of
+from pycontain.spec.layout import FieldError, join, layout_of
 
 
 class Kind:
@@ -175,6 +175,24 @@ class Table(Kind):
         return {key: self.item.dump(element) for key, element in value.items()}
 
 
+class Keys(Kind):
+    """A set of strings: an object whose values say nothing in JSON (`{"80/tcp": {}}`), a tuple in Python."""
+
+    __slots__ = ()
+    _key = Text(empty=False)
+
+    def check(self, value: Any) -> None:
+        Sequence(self._key).check(value)
+
+    def load(self, data: Any, path: str, unknown: list[str]) -> Any:
+        if not isinstance(data, dict):
+            raise _wrong_type("an object", data).under(path)
+        return tuple(self._key.load(key, f"{path}[{_short(key)}]", unknown) for key in data)
+
+    def dump(self, value: Any) -> Any:
+        return {key: {} for key in value}
+
+
 class Object(Kind):
     """An object with known properties in JSON, an instance of a class of the specification in Python."""
 
@@ -206,7 +224,7 @@ class Object(Kind):
             return self.cls(**values)
         except FieldError as error:
             # Every field is known to be good; this is a rule between fields, whose path is at most one Python name.
-            raise FieldError(error.problem, join(path, json_name(error.path))) from None
+            raise FieldError(error.problem, join(path, self.cls._json_name(error.path))) from None
 
     def dump(self, value: Any) -> Any:
         layout = layout_of(self.cls)
@@ -240,6 +258,12 @@ HostName = Annotated[str, Text(longest=64)]  # __NEW_UTS_LEN, see sethostname(2)
 Version = Annotated[str, Pattern(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?", "a version such as 1.2.0")]
 DeviceAccess = Annotated[str, Pattern("[rwm]*", "made of r, w and m")]
 HugepageSize = Annotated[str, Pattern("[1-9][0-9]*[KMGT]B", "a size such as 64KB, 2MB or 1GB")]
+DigestText = Annotated[
+    str, Pattern("sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}", "the sha256 or sha512 digest of a blob")
+]
+LayersType = Literal["layers"]
+Size = Annotated[int, Integer(0, 2**63 - 1)]  # bytes
+KeySet = Annotated[tuple[str, ...], Keys()]
 CPUList = Annotated[str, Pattern("[0-9, -]*", "a list such as 0-3,7")]
 
 

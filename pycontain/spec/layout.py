@@ -44,9 +44,9 @@ class Field:
 
     __slots__ = ("_annotation", "_kind", "always", "check", "default", "json", "name", "required")
 
-    def __init__(self, name: str, annotation: str, default: object, metadata: Mapping[str, bool]) -> None:
+    def __init__(self, name: str, json: str, annotation: str, default: object, metadata: Mapping[str, bool]) -> None:
         self.name = name
-        self.json = json_name(name)
+        self.json = json
         self.default = default
         self.required = default is NOTHING or "required" in metadata
         self.always = self.required or "always" in metadata
@@ -74,7 +74,9 @@ class Layout:
     __slots__ = ("by_json", "fields", "required", "values")
 
     def __init__(self, cls: type[Frozen]) -> None:
-        self.fields = tuple(Field(a.name, str(a.type), a.default, a.metadata) for a in fields(cls))
+        self.fields = tuple(
+            Field(a.name, cls._json_name(a.name), str(a.type), a.default, a.metadata) for a in fields(cls)
+        )
         self.by_json = {field.json: field for field in self.fields}
         self.required = tuple(field for field in self.fields if field.required)
         names = [field.name for field in self.fields]
@@ -102,3 +104,19 @@ def json_name(name: str) -> str:
     """The OCI name of a Python name: `throttle_read_iops_device` gives `throttleReadIOPSDevice`."""
     first, *rest = name.rstrip("_").split("_")
     return first + "".join(word.upper() if word in _ACRONYMS else word.capitalize() for word in rest)
+
+
+def capitalised_name(name: str) -> str:
+    """`working_dir` gives `WorkingDir`: Docker's configuration, whose Go structures had no names for JSON."""
+    spelled = json_name(name)
+    return spelled[0].upper() + spelled[1:]
+
+
+def plain_name(name: str) -> str:
+    """The Python name itself, as in `diff_ids`."""
+    return name
+
+
+def dotted_name(name: str) -> str:
+    """`os_version` gives `os.version`."""
+    return name.replace("_", ".")

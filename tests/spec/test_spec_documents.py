@@ -218,6 +218,7 @@ def test_the_document_with_everything_leaves_no_field_out() -> None:
     walk(Spec.from_json(json.dumps(EVERYTHING)))
     assert missing == []
     classes = {value for name in spec_package.__all__ if isinstance(value := getattr(spec_package, name), type)}
+    classes = {cls for cls in classes if cls.__module__ != "pycontain.spec.image"}  # these have a test of their own
     assert seen == {cls for cls in classes if issubclass(cls, Frozen)} - {Frozen}
 
 
