@@ -37,6 +37,7 @@ enum pc_op {
     PC_DOMAINNAME,    /* setdomainname(s2, len) */
     PC_LOOPBACK,      /* bring `lo` up */
     PC_RLIMIT,        /* resource n1, soft n2, hard n3 */
+    PC_IO_PRIORITY,   /* of this process: n1 = class << 13 | level, see ioprio_set(2) */
     PC_SOFT_LIMITS,   /* every soft limit gets the kernel's default, or the hard limit where that is lower */
     PC_SETSID,
     PC_KEYRING,       /* join a new, anonymous session keyring */

@@ -766,6 +766,7 @@ static long run_step(exec_t *x, step_t *s)
     case PC_DOMAINNAME: return CALL(x, setdomainname, text(x, s->s2), s->len);
     case PC_LOOPBACK: return op_loopback(x);
     case PC_RLIMIT: return CALL(x, prlimit64, 0, s->n1, &s->n2, NULL); /* n2, n3: struct rlimit64 */
+    case PC_IO_PRIORITY: return CALL(x, ioprio_set, 1 /* IOPRIO_WHO_PROCESS */, 0, s->n1);
     case PC_SOFT_LIMITS: return op_soft_limits(x);
     case PC_SETSID: { long ret = CALL(x, setsid, 0); return ret < 0 ? ret : 0; }
     case PC_KEYRING: return op_keyring(x);

@@ -287,6 +287,11 @@ def rlimit(resource: int, soft: int, hard: int, name: str) -> Step:
     return Step(f"prlimit {name} {soft}:{hard}", lib.PC_RLIMIT, n1=resource, n2=soft, n3=hard)
 
 
+def io_priority(class_: int, level: int, name: str) -> Step:
+    """Of the numbers of ioprio_set(2): class 1 to 3, level 0 (the highest) to 7."""
+    return Step(f"{name}, level {level}", lib.PC_IO_PRIORITY, n1=class_ << 13 | level)
+
+
 def default_soft_limits() -> Step:
     return Step("give the soft resource limits their defaults", lib.PC_SOFT_LIMITS)
 

@@ -59,6 +59,7 @@ def any_step() -> st.SearchStrategy[Step]:
         st.builds(steps.domainname, words),
         st.builds(steps.loopback),
         st.builds(steps.rlimit, st.integers(0, 15), numbers, numbers, words),
+        st.builds(steps.io_priority, st.integers(0, 3), st.integers(0, 7), words),
         st.builds(steps.setsid),
         st.builds(steps.session_keyring),
         st.builds(steps.umask, st.integers(0, 0o777)),
@@ -357,6 +358,7 @@ def attempt(*sequence: Step) -> StepFailed | None:
         (steps.hostname("x" * 65), "sethostname", errno.EINVAL),
         (steps.domainname("x" * 65), "setdomainname", errno.EINVAL),
         (steps.rlimit(7, 9, 8, "RLIMIT_NOFILE"), "prlimit64", errno.EINVAL),
+        (steps.io_priority(7, 0, "no class"), "ioprio_set", errno.EINVAL),
         (steps.write_file("/proc/self/nowhere", "x"), "openat2", errno.ENOENT),
         (
             steps.write_file("/proc/sys/kernel/hostname", "x", root="empty", resolve=steps.INSIDE),
