@@ -47,8 +47,11 @@ def busybox_root() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def debian_root(request: pytest.FixtureRequest) -> Path:
     """A directory with a minimal Debian of the host's suite. It is kept in pytest's cache (`pytest --cache-clear`)."""
+    cache = getattr(request.config, "cache", None)
+    if cache is None:
+        pytest.skip("pytest's cache is switched off")
     try:
-        return make_debian_root(Path(request.config.cache.mkdir("roots")))
+        return make_debian_root(Path(cache.mkdir("roots")))
     except Missing as missing:
         pytest.skip(str(missing))
 

@@ -6,10 +6,13 @@ import hashlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from roots import with_this_python
+from typing_extensions import Self
 
 from pycontain import Container, Result, Task
 from pycontain.linux.mountinfo import MountInfo, parse
@@ -75,6 +78,38 @@ def wait_for(path: Path) -> None:
 
 def ends(task: Task) -> Result:
     return task.wait(LIMIT)
+
+
+class Gate:
+    """A standard input at which a shell waits by `read go`: as long as the test needs for what comes before, however
+    busy the machine is. A context manager.
+
+    Attributes:
+        fd: what the shell reads from.
+    """
+
+    def __enter__(self) -> Self:
+        self.fd, self._write_end = os.pipe()
+        return self
+
+    def open(self) -> None:
+        os.write(self._write_end, b"go\n")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self.fd)
+        os.close(self._write_end)
+
+
+def in_time(run: Callable[[float], Result], printed: bytes) -> Result:
+    """What `run` gives with a time limit that is over after it has printed this: the next longer one is taken where the
+    machine was too busy for that."""
+    for seconds in (0.3, 3, 30):
+        result = run(seconds)
+        if printed in result.stdout:
+            break
+    return result
 
 
 def digest(tree: Path | str) -> str:

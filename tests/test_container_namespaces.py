@@ -185,9 +185,10 @@ def test_tasks_that_share_a_pid_namespace_see_each_other(box: Container, tmp_pat
             assert ends(second).signal == signal.SIGKILL
 
 
-def test_a_joined_pid_namespace_can_be_signaled_into_but_not_out_of(box: Container) -> None:
-    with box.start(["sh", "-c", "trap 'echo got it; exit 5' USR1; while :; do sleep 0.05; done"]) as first:
-        time.sleep(0.1)
+def test_a_joined_pid_namespace_can_be_signaled_into_but_not_out_of(box: Container, tmp_path: Path) -> None:
+    script = "trap 'echo got it; exit 5' USR1; touch /shared/ready; while :; do sleep 0.05; done"
+    with box.with_bind(tmp_path, "/shared").start(["sh", "-c", script]) as first:
+        wait_for(tmp_path / "ready")
         sh(box.with_namespace("pid", first), "kill -USR1 1")
         assert (ends(first).exit_code, ends(first).text) == (5, "got it\n")
     assert box.run(["sh", "-c", f"kill -0 {os.getpid()}"]).exit_code == 1
@@ -455,7 +456,11 @@ def test_an_offset_that_makes_a_clock_negative_is_refused_with_its_step(box: Con
 
 
 def test_init_reaps_orphans_while_the_command_runs(box: Container) -> None:
-    script = "for i in 1 2 3 4 5; do (sh -c 'sleep 0.05 &' &); done; sleep 0.4; ps -o pid,stat,args; true"
+    script = """
+        for i in 1 2 3 4 5; do (sh -c 'sleep 0.05 &' &); done
+        while ps -o pid,stat,args >/tmp/ps; [ $(wc -l </tmp/ps) -gt 4 ]; do sleep 0.05; done
+        cat /tmp/ps
+    """
     lines = sh(box.with_init(), script).splitlines()[1:]
     assert len(lines) == 3, lines  # init, the shell, ps: no orphan and no zombie
     assert "pycontain-init" in lines[0]

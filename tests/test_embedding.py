@@ -279,7 +279,7 @@ with box.start(["sh", "-c", "echo running; sleep 3600"]) as task:
             assert box.run(["echo", "child"]).text == "child\\n"
             assert box.start(["echo", "child"]).wait(60).text == "child\\n"
             assert owner.current().pid == os.getpid()
-            assert not [line for line in left_since(mine, 0.5) if "descriptors" not in line]
+            assert not [line for line in left_since(mine) if "descriptors" not in line]
             join = lambda: box.with_namespace("pid", task)
             for method in (task.wait, task.kill, task.stop, task.pause, task.resume, task.stats, task.watch_oom, join):
                 try:
@@ -460,7 +460,7 @@ def test_tasks_end_with_the_process_however_it_ends(busybox_root: Path, way: str
         token = out.strip()
     assert token, err
     assert (process.returncode == 0) is (way not in ("exception", "exception in a block", "abort")), err
-    wait_until(lambda: not with_argument(marker), 2)
+    wait_until(lambda: not with_argument(marker))
     wait_until(lambda: not guards(token))
     programs.run(NEXT_USE, busybox_root)
     assert cgroups_of(token) == []

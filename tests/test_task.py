@@ -10,10 +10,11 @@ import threading
 import time
 
 import pytest
+from inside import Gate, in_time
 from leftovers import children
 from roots import with_this_python
 
-from pycontain import Container, InvalidArgument, ProcessFailed, TaskError, WaitTimeout
+from pycontain import Container, InvalidArgument, ProcessFailed, Result, TaskError, WaitTimeout
 from pycontain.linux.pidfd import send_signal
 
 READY = "echo ready; while :; do sleep 0.02; done"
@@ -28,12 +29,14 @@ def wait_for_output(task: object, text: bytes) -> None:
 
 
 def test_a_task_runs_and_ends(box: Container) -> None:
-    task = box.start(["sh", "-c", "echo out; echo err >&2; sleep 0.1; exit 4"])
-    assert task.state == "running"
-    assert task.result is None
-    assert task.pid in children()
-    assert "pid" in repr(task)
-    result = task.wait()
+    with Gate() as gate:
+        task = box.start(["sh", "-c", "echo out; echo err >&2; read go; exit 4"], stdin=gate.fd)
+        assert task.state == "running"
+        assert task.result is None
+        assert task.pid in children()
+        assert "pid" in repr(task)
+        gate.open()
+        result = task.wait()
     assert (result.exit_code, result.stdout, result.stderr, result.reason) == (4, b"out\n", b"err\n", "exited")
     assert (task.state, task.pid, task.pidfd) == ("ended", 0, -1)
     assert task.result is result
@@ -64,12 +67,13 @@ def test_a_pidfd_is_of_the_first_process(box: Container) -> None:
 
 
 def test_a_wait_whose_time_is_over_raises_and_the_task_goes_on(box: Container) -> None:
-    with box.start(["sh", "-c", "sleep 0.3; echo end"]) as task:
+    with Gate() as gate, box.start(["sh", "-c", "read go; echo end"], stdin=gate.fd) as task:
         with pytest.raises(WaitTimeout, match="has not ended"):
             task.wait(0.01)
         with pytest.raises(TimeoutError):
             task.wait(0)
         assert task.state == "running"
+        gate.open()
         assert task.wait(60).text == "end\n"
 
 
@@ -109,9 +113,12 @@ def test_stop_with_another_signal(box: Container) -> None:
 
 
 def test_stop_kills_a_task_that_does_not_end(box: Container) -> None:
-    task = box.start(["sh", "-c", f"trap 'echo no' TERM; {READY}"])
-    wait_for_output(task, b"ready")
-    result = task.stop(timeout=0.3)
+    def stop(seconds: float) -> Result:
+        task = box.start(["sh", "-c", f"trap 'echo no' TERM; {READY}"])
+        wait_for_output(task, b"ready")
+        return task.stop(timeout=seconds)
+
+    result = in_time(stop, b"no\n")
     assert (result.reason, result.signal) == ("killed", signal.SIGKILL)
     assert b"no\n" in result.stdout
 
@@ -179,10 +186,11 @@ def test_a_number_that_is_no_signal_is_refused(box: Container, number: int) -> N
 
 
 def test_a_stopped_and_continued_task_is_no_ended_task(box: Container) -> None:
-    with box.start(["sh", "-c", "sleep 0.2; echo end"]) as task:
+    with Gate() as gate, box.start(["sh", "-c", "read go; echo end"], stdin=gate.fd) as task:
         task.signal(signal.SIGSTOP)
+        gate.open()
         with pytest.raises(WaitTimeout):
-            task.wait(0.4)
+            task.wait(0.3)
         task.signal(signal.SIGCONT)
         assert task.wait(60).text == "end\n"
 
@@ -236,11 +244,13 @@ def test_what_a_started_task_prints_is_captured_while_it_runs(box: Container) ->
 
 
 def test_tasks_are_collected_in_the_order_in_which_they_end(box: Container) -> None:
-    slow = box.start(["sleep", "0.4"])
-    quick = box.start(["true"])
-    assert quick.wait(60).ok
-    assert slow.state == "running"
-    assert slow.wait(60).ok
+    with Gate() as gate:
+        slow = box.start(["sh", "-c", "read go"], stdin=gate.fd)
+        quick = box.start(["true"])
+        assert quick.wait(60).ok
+        assert slow.state == "running"
+        gate.open()
+        assert slow.wait(60).ok
 
 
 def test_a_task_on_a_terminal_has_a_terminal(box: Container) -> None:

@@ -49,7 +49,7 @@ def test_half_a_processor_is_not_exceeded(machine):
     group = machine.create(Resources(cpu=CPU(quota=50_000, period=100_000)))
     processes = [machine.python(group, BUSY) for _ in range(2)]
     used, wall = used_in(2, processes)
-    assert 0.1 * wall < sum(used) < 0.6 * wall
+    assert 0 < sum(used) < 0.6 * wall
 
 
 def test_shares_divide_one_processor(machine):

@@ -75,7 +75,7 @@ def marker() -> str:
     return f"pycontain-test-{uuid.uuid4().hex}"
 
 
-def wait_until_gone(word: str, seconds: float = 2.0) -> list[int]:
+def wait_until_gone(word: str, seconds: float = PATIENCE) -> list[int]:
     """The processes with the argument `word` that are there after so many seconds, or none as soon as there is none."""
     deadline = time.monotonic() + seconds
     while with_argument(word) and time.monotonic() < deadline:
