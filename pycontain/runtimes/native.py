@@ -40,12 +40,14 @@ class NativeProcess:
         frozen: whether its processes are stopped, by `freeze`.
     """
 
-    def __init__(self, compiled: Compiled) -> None:
+    def __init__(self, compiled: Compiled, snapshot: str | None = None) -> None:
+        """`snapshot` is the directory of the snapshot that a container of an image writes to."""
         self.pid = 0
         self.pidfd = -1
         self.cgroup: Cgroup | None = None
         self._driver: CgroupDriver | None = None
         self._compiled = compiled
+        self._snapshot = snapshot
         self._entry: owners.Entry | None = None
         self._init_report = -1
         self.frozen = False
@@ -69,7 +71,7 @@ class NativeProcess:
     def _start(self, launch: Launch) -> None:
         try:
             self._prepare()
-            launch.open_descriptors(self.cgroup)
+            launch.open_descriptors(self.cgroup, self._snapshot)
             launch.run(self._record, self.cgroup, self._pid_word())
             self._init_report = launch.take_init_report()
             launch.verify(self.pid)

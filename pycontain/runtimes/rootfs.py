@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from attrs import define, field
 
@@ -23,7 +24,13 @@ from pycontain.runtimes.lower import Lower
 from pycontain.runtimes.obstacles import in_user_namespace
 from pycontain.spec import Device, Mount, Spec
 
+if TYPE_CHECKING:
+    from pycontain.snapshots.base import FileSystem, Overlay
+    from pycontain.snapshots.base import Root as SnapshotRoot
+
 COPY_ON_WRITE = "org.pycontain.root.copy-on-write"
+
+SNAPSHOT = "snapshot"  # the descriptor of the snapshot that is written to: opened for each start
 
 # Devices that every container has, by the OCI ("Default Devices", config-linux.md): name, minor of major 1 or 5.
 DEVICES = (
@@ -49,15 +56,18 @@ STAGES = ("/tmp", "/run", "/mnt", "/sys")
 class RootPlan:
     """Collects the steps of one root. `sources` must run before anything is covered, `steps` afterwards.
 
-    `lower` is what a copy-on-write root is made from.
+    `snapshot` is the root of an image's container, in place of the specification's; of what it names, the directory
+    that is written to is left to the start. `lower` is what a copy-on-write root of a directory is made from.
     """
 
     spec: Spec
     user_namespace: bool
     tty_group: bool
+    snapshot: SnapshotRoot | None = None
     sources: list[Step] = field(factory=list)
     steps: list[Step] = field(factory=list)
     lower: Lower | None = None
+    writes_snapshot: bool = False
     _parts: list[str] = field(factory=list)  # the mounts that make up the root
 
     def build(self) -> None:
@@ -65,9 +75,10 @@ class RootPlan:
         if self.spec.root is None:
             raise SpecError("root: a container with a mount namespace of its own needs a root")
         path = os.path.abspath(self.spec.root.path)
-        copy_on_write = self.spec.annotations.get(COPY_ON_WRITE) == "true"
         self._scratch()
-        if copy_on_write:
+        if self.snapshot is not None:
+            self._snapshot(self.snapshot)
+        elif self.spec.annotations.get(COPY_ON_WRITE) == "true":
             self._copy_on_write(path)
         else:
             self.sources.append(steps.tree(path, "root"))
@@ -118,6 +129,41 @@ class RootPlan:
             steps.attach("scratch", stage, root=None),
             steps.mkdir("scratch", "root"),
         ]
+
+    def _snapshot(self, root: SnapshotRoot) -> None:
+        """What a snapshotter prepared. Its directory is a descriptor: one plan serves all containers of an image."""
+        from pycontain.snapshots.base import Directory, Overlay
+
+        self.writes_snapshot = isinstance(root, (Directory, Overlay))
+        if isinstance(root, Overlay):
+            self._layers(root)
+        elif isinstance(root, Directory):
+            self.sources.append(steps.tree("", "root", recursive=False, directory=SNAPSHOT))
+            self.sources.append(steps.setattr_mount("root", MountAttr.NODEV, about="the root"))
+        else:
+            self._device(root)
+        self.steps.append(steps.attach("root", "root", root="scratch"))
+        self._parts.append("root")
+
+    def _layers(self, root: Overlay) -> None:
+        from pycontain.snapshots.base import Erofs
+
+        names = [f"layer{index}" for index in range(len(root.lowers))]
+        for name, lower in zip(names, root.lowers, strict=True):
+            if isinstance(lower, Erofs):
+                source = [("source", lower.path)]
+                self.sources.append(steps.file_system("erofs", name, source, MountAttr.RDONLY | MountAttr.NODEV))
+            else:
+                self.sources.append(steps.open_path(lower, name, directory=True))
+        self.steps.append(
+            steps.overlay(
+                "root", names, SNAPSHOT, "fs", "work", MountAttr.NODEV, userxattr=root.userxattr, volatile=True
+            )
+        )
+
+    def _device(self, root: FileSystem) -> None:
+        options = [("source", root.source), *root.options]
+        self.sources.append(steps.file_system(root.type, "root", options, MountAttr.NODEV))
 
     def _copy_on_write(self, path: str) -> None:
         lower = self.lower = Lower.of(path)
