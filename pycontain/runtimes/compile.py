@@ -7,23 +7,20 @@ privileges is done before they are dropped, and the seccomp filter comes last.
 from __future__ import annotations
 
 import os
-import resource
 
 from attrs import define, evolve, field, frozen
 
 from pycontain.cgroups.devices import DENY_ALL, with_defaults
 from pycontain.errors import InvalidArgument, NotSupported, SpecError
-from pycontain.linux import capabilities as caps
 from pycontain.linux import plan as steps
 from pycontain.linux.mounts import MountFlag
 from pycontain.linux.namespaces import NamespaceType
 from pycontain.linux.plan import Plan, Step
+from pycontain.runtimes.become import drop_privileges, execute_command, keeps_groups, raised_limits
 from pycontain.runtimes.drivers import CgroupChoice
 from pycontain.runtimes.lower import Lower
-from pycontain.runtimes.obstacles import setgroups_denied
 from pycontain.runtimes.rootfs import RootPlan
-from pycontain.spec import IDMapping, Linux, Process, Resources, Rlimit, Spec
-from pycontain.spec.runtime import RLIM_INFINITY
+from pycontain.spec import IDMapping, Linux, Process, Resources, Spec
 
 INIT = "org.pycontain.init"
 CGROUP = "org.pycontain.cgroup."  # followed by driver, parent, name
@@ -62,6 +59,7 @@ class Compiled:
         env: of the command, encoded.
         search: the directories in which a command without a slash is looked for.
         lower: what a copy-on-write root is made from, None without one.
+        spec, default_filter: what it was compiled from.
     """
 
     plan: Plan
@@ -81,6 +79,8 @@ class Compiled:
     env: tuple[bytes, ...]
     search: tuple[str, ...]
     lower: Lower | None
+    spec: Spec = field(repr=False)
+    default_filter: bool
 
     def is_current(self) -> bool:
         """Whether the plan still fits what is mounted in the root."""
@@ -137,8 +137,10 @@ class _Compiler:
             init=spec.annotations.get(INIT) == "true",
             terminal=process.terminal,
             env=tuple(os.fsencode(variable) for variable in process.env),
-            search=_search_path(process),
+            search=search_path(process),
             lower=self.lower,
+            spec=spec,
+            default_filter=self.default_filter,
         )
 
     def _process(self) -> Process:
@@ -191,7 +193,7 @@ class _Compiler:
             steps.umask(0),
             steps.enter_cgroups(CGROUP_SLOTS),
         ]
-        score = _oom_score_adj(process)
+        score = oom_score_adj(process)
         if score is not None:
             result.append(steps.write_file("/proc/self/oom_score_adj", str(score)))
         result += [
@@ -208,8 +210,7 @@ class _Compiler:
             result.append(steps.write_file("/proc/self/timens_offsets", _time_offsets(linux)))
         if forks:
             result.append(steps.fork())
-        mapped = _inside(0, linux.uid_mappings) and _inside(0, linux.gid_mappings)
-        if "user" in self.joins or ("user" in self.new and mapped):  # ids that are not mapped cannot own files
+        if "user" in self.joins or ("user" in self.new and maps_root(linux)):  # ids without a map cannot own files
             result.append(steps.identity(0, 0, [], keep_groups=True))
         return [*result, steps.setsid(), steps.session_keyring()]
 
@@ -256,74 +257,17 @@ class _Compiler:
             result.append(steps.domainname(self.spec.domainname))
         if "network" in self.new:
             result.append(steps.loopback())
-        return result + self._raised_limits()
-
-    def _raised_limits(self) -> list[Step]:
-        """Hard limits above the caller's need privileges, and are set while there are some."""
-        return [
-            steps.rlimit(number, limit.hard, limit.hard, limit.type)
-            for number, limit in self._rlimits() if limit.hard > _own_hard_limit(number)
-        ]
-
-    def _limits(self) -> list[Step]:
-        """Set when no more descriptors are needed: their limit may be lower than the number of those that are open."""
-        asked = [steps.rlimit(number, limit.soft, limit.hard, limit.type) for number, limit in self._rlimits()]
-        return [steps.default_soft_limits(), *asked]
-
-    def _rlimits(self) -> list[tuple[int, Rlimit]]:
-        numbers = []
-        for limit in self._process().rlimits:
-            number = getattr(resource, limit.type, None)
-            if number is None:
-                raise NotSupported(f"process.rlimits: {limit.type} is not known here")
-            numbers.append((number, limit))
-        return numbers
+        return result + raised_limits(self._process())
 
     def _become(self, process: Process, linux: Linux, helper: bool) -> list[Step]:
-        """From the parent's word to the command: privileges are dropped, descriptors closed, the filter is set."""
-        user = process.user
-        result = [] if "user" in self.new else [steps.await_release("owner")]
-        if process.capabilities is not None:
-            result.append(steps.bounding(caps.to_mask(process.capabilities.bounding)))
-        keeps = process.capabilities is not None and bool(process.capabilities.permitted) and user.uid != 0
-        result.append(
-            steps.identity(
-                user.uid, user.gid, user.additional_gids, keep_caps=keeps,
-                keep_groups=_keeps_groups(linux, "user" in self.new),
-            )
-        )
-        if process.capabilities is not None:
-            sets = process.capabilities
-            effective, permitted = caps.to_mask(sets.effective), caps.to_mask(sets.permitted)
-            result.append(steps.capset(effective, permitted, caps.to_mask(sets.inheritable)))
-            result.append(steps.ambient(caps.to_mask(sets.ambient)))
-        if process.no_new_privileges:
-            result.append(steps.no_new_privs())
-        result += [
+        """From the parent's word to the command."""
+        return [
+            *([] if "user" in self.new else [steps.await_release("owner")]),
+            *drop_privileges(process, keep_groups=keeps_groups(linux, "user" in self.new)),
             # its thread may end before the task; the guard watches the process from here on
             *([] if helper else [steps.pdeathsig(0)]),
-            steps.chdir(process.cwd),
-            steps.umask(user.umask if user.umask is not None else 0o022),
-            steps.default_signals(),
-            steps.stdio(*(["terminal"] * 3 if process.terminal else ["stdin", "stdout", "stderr"])),
-            steps.close_descriptors(),
+            *execute_command(self.spec, self.default_filter, init=self.spec.annotations.get(INIT) == "true"),
         ]
-        init = self.spec.annotations.get(INIT) == "true"
-        if init:
-            result.append(steps.keep("init-report"))
-        result += [*self._limits(), *self._filter(linux)]
-        result.append(steps.execute("init") if init else steps.execute())
-        return result
-
-    def _filter(self, linux: Linux) -> list[Step]:
-        from pycontain.linux import seccomp
-
-        if linux.seccomp is not None:
-            return [steps.seccomp(seccomp.compile(linux.seccomp), seccomp.filter_flags(linux.seccomp))]
-        if not self.default_filter:
-            return []
-        bounding = self._process().capabilities
-        return [steps.seccomp(seccomp.default_filter(frozenset(bounding.bounding if bounding else caps.NAMES)))]
 
 
 def _with_devices(asked: Resources) -> Resources:
@@ -336,14 +280,15 @@ def _without_devices(asked: Resources) -> Resources | None:
     return evolve(asked, devices=()) if asked.devices in ((), (DENY_ALL,)) else None
 
 
-def _search_path(process: Process) -> tuple[str, ...]:
+def search_path(process: Process) -> tuple[str, ...]:
+    """The directories in which a command without a slash is looked for."""
     for variable in process.env:
         if variable.startswith("PATH="):
             return tuple(variable[5:].split(":"))
     return ("/usr/local/bin", "/usr/bin", "/bin")
 
 
-def _oom_score_adj(process: Process) -> int | None:
+def oom_score_adj(process: Process) -> int | None:
     """What to set: what is asked for, or 0 where the caller is protected from the OOM killer: that is not passed on."""
     if process.oom_score_adj is not None:
         return process.oom_score_adj
@@ -351,21 +296,12 @@ def _oom_score_adj(process: Process) -> int | None:
         return 0 if int(file.read()) < 0 else None
 
 
-def _own_hard_limit(number: int) -> int:
-    """The hard limit of a resource in this process, which its children have too."""
-    hard = resource.getrlimit(number)[1]
-    return RLIM_INFINITY if hard == resource.RLIM_INFINITY else hard
+def maps_root(linux: Linux) -> bool:
+    return _inside(0, linux.uid_mappings) and _inside(0, linux.gid_mappings)
 
 
 def _inside(container_id: int, mappings: tuple[IDMapping, ...]) -> bool:
     return any(m.container_id <= container_id < m.container_id + m.size for m in mappings)
-
-
-def _keeps_groups(linux: Linux, new_user_namespace: bool) -> bool:
-    """An unprivileged caller can map one group, its own, and must give up setgroups for it; and the user namespace of
-    the caller may have been made like that, which those below it inherit (user_namespaces(7))."""
-    single = len(linux.gid_mappings) == 1 and linux.gid_mappings[0].size == 1
-    return (new_user_namespace and single and os.geteuid() != 0) or setgroups_denied()
 
 
 def _time_offsets(linux: Linux) -> str:
