@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Union
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Union
 
 from pycontain.errors import InvalidArgument, TaskError
 from pycontain.linux.namespaces import NamespaceType
@@ -60,6 +61,32 @@ def time_offset(seconds: float) -> TimeOffset:
     if not -(2**63) < seconds < 2**63:
         raise InvalidArgument(f"{seconds} is not an offset of a clock in seconds")
     return TimeOffset(*divmod(round(seconds * 1_000_000_000), 1_000_000_000))
+
+
+def profile_text(profile: Path | Mapping[str, Any]) -> str:
+    """A seccomp profile as JSON text: from a mapping, a file, or as it is. Raises `SpecError` when it is none."""
+    import json
+
+    from pycontain.linux.capabilities import DEFAULT
+    from pycontain.linux.seccomp_document import LARGEST, read_profile
+
+    if isinstance(profile, Mapping):
+        try:
+            text = json.dumps(profile)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(f"the seccomp profile cannot be written as JSON: {error}") from None
+    elif isinstance(profile, str) and profile.lstrip().startswith("{"):
+        text = profile
+    else:
+        try:
+            with open(profile, encoding="utf-8") as file:
+                text = file.read(LARGEST + 1)
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null byte
+            cause = error.strerror if isinstance(error, OSError) else error
+            remedy = 'A file, or one of "default" and "unconfined"'
+            raise InvalidArgument(f"the seccomp profile {profile!r} cannot be read: {cause}", remedy=remedy) from None
+    read_profile(text, DEFAULT)
+    return text
 
 
 def check_encoding(encoding: str, errors: str) -> None:

@@ -1,6 +1,6 @@
 """Containers: where they come from, the ways to start them, and what they compile to.
 
-What they are like inside is in `description`, whose `with_*` methods change it.
+What they are like inside is in `description`, what they may do in `hardening`: their `with_*` methods change it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from attrs import evolve, frozen
 
 from pycontain import defaults
 from pycontain.arguments import check_encoding, on_host
-from pycontain.description import Description
 from pycontain.errors import InvalidArgument, TaskError
-from pycontain.resolve import process_of, with_default_filter, with_user
+from pycontain.hardening import Hardened
+from pycontain.resolve import DEFAULT_PROFILE, process_of, with_device_rules, with_profile, with_user
 from pycontain.runtimes.compile import Compiled, compile_spec
 from pycontain.runtimes.failure import no_descriptors
 from pycontain.runtimes.rootfs import COPY_ON_WRITE
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @frozen(repr=False, getstate_setstate=False)  # those of Description
-class Container(Description):
+class Container(Hardened):
     """A container as a value: root, mounts, namespaces, limits, and how its process is set up.
 
     Made by `from_host`, `from_rootfs` or `from_spec`; each `with_*` method returns a changed copy. Descriptions that
@@ -85,7 +85,7 @@ class Container(Description):
             spec = Spec.from_json(spec)
         if spec.process is None:
             spec = evolve(spec, process=Process(cwd="/"))
-        return cls(spec, default_filter=False)
+        return cls(spec, seccomp=None, as_written=True)
 
     # ---- starting it
 
@@ -187,7 +187,8 @@ class Container(Description):
         spec = self._resolved()
         if argv:
             spec = evolve(spec, process=evolve(process_of(spec), args=tuple(argv)))
-        return with_default_filter(spec) if self._default_filter else spec
+        spec = with_profile(spec, self._seccomp)
+        return spec if self._as_written else with_device_rules(spec)
 
     def plan(self) -> Plan:
         """The steps that a start goes through, in their order; `print` shows one a line."""
@@ -209,11 +210,14 @@ class Container(Description):
             spec = self._resolved()
             if terminal is not None:
                 spec = evolve(spec, process=evolve(process_of(spec), terminal=True, console_size=terminal))
-            compiled = self._compiled[terminal] = compile_spec(spec, self._default_filter)
+            default_filter = self._seccomp == DEFAULT_PROFILE
+            if not default_filter:
+                spec = with_profile(spec, self._seccomp)
+            compiled = self._compiled[terminal] = compile_spec(spec, default_filter)
         return compiled
 
     def _resolved(self) -> Spec:
         """The specification with the user's ids, groups and home directory."""
-        if self._user is None and not self._default_filter:
+        if self._user is None and self._as_written:
             return self._spec
         return with_user(self._spec, self._user)

@@ -18,7 +18,7 @@ from pycontain.cgroups.devices import DENY_ALL
 from pycontain.errors import InvalidArgument
 from pycontain.limits import Limits, device_numbers, resources_with
 from pycontain.linux.namespaces import NamespaceType
-from pycontain.resolve import process_of
+from pycontain.resolve import DEFAULT_PROFILE, process_of
 from pycontain.runtimes.compile import CGROUP, INIT, Compiled
 from pycontain.sizes import parse_size
 from pycontain.spec import FrozenMap, IDMapping, Linux, Mount, Namespace, Process, Resources, Rlimit, Spec
@@ -40,14 +40,16 @@ class Description:
 
     spec: what the OCI's runtime specification can say, with annotations for a copy-on-write root and the init.
     user: who runs the command, looked up when it first starts.
-    default_filter: whether the default seccomp filter is added to a specification without a profile.
+    seccomp: the profile: DEFAULT_PROFILE, a JSON text, or None for what the specification says.
+    as_written: whether the specification is complete, and no defaults are added to it.
     joined: the tasks whose namespaces it joins, by the kind of the namespace.
     compiled: the plans that were made so far; of no meaning for what it is.
     """
 
     _spec: Spec
     _user: str | None = None
-    _default_filter: bool = True
+    _seccomp: str | None = DEFAULT_PROFILE
+    _as_written: bool = False
     _joined: tuple[tuple[str, Task], ...] = field(default=(), eq=False)
     _compiled: dict[object, Compiled] = field(factory=dict, init=False, eq=False)
 
@@ -259,7 +261,7 @@ class Description:
 
     def __getstate__(self) -> dict[str, object]:
         """Without the plans, which are for the process that made them."""
-        names = ("_spec", "_user", "_default_filter", "_joined")
+        names = ("_spec", "_user", "_seccomp", "_as_written", "_joined")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, object]) -> None:

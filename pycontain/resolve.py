@@ -14,6 +14,7 @@ from pycontain.spec import Linux, Process, Resources, Spec
 if TYPE_CHECKING:
     from pycontain.linux.users import User as FoundUser
 
+DEFAULT_PROFILE = "default"
 OLD_VERSION = "1.0.2"  # of the OCI runtime specification, which runtimes of any age take
 
 
@@ -59,16 +60,31 @@ def _as_user(process: Process, user: FoundUser) -> Process:
     return process
 
 
-def with_default_filter(spec: Spec) -> Spec:
-    """The specification with the default seccomp profile in it, for runtimes that have no default of their own."""
-    from pycontain.linux.seccomp import default_profile
+def with_profile(spec: Spec, seccomp: str | None) -> Spec:
+    """The specification with the seccomp profile as data, as its capabilities have it; None leaves what is there."""
+    if seccomp is None:
+        return spec
+    from pycontain.linux import capabilities as caps
 
-    capabilities = process_of(spec).capabilities
-    profile = default_profile(frozenset(capabilities.bounding if capabilities is not None else ()))
+    sets = process_of(spec).capabilities
+    names = frozenset(sets.bounding if sets is not None else caps.NAMES)
+    if seccomp == DEFAULT_PROFILE:
+        from pycontain.linux.seccomp import default_profile
+
+        profile = default_profile(names)
+    else:
+        from pycontain.linux.seccomp_document import read_profile
+
+        profile = read_profile(seccomp, names)
+    return evolve(spec, linux=evolve(spec.linux or Linux(), seccomp=profile))
+
+
+def with_device_rules(spec: Spec) -> Spec:
+    """The specification with the rules for devices that this runtime takes as given, for others that do not."""
     linux = spec.linux or Linux()
     resources = linux.resources or Resources()
     resources = evolve(resources, devices=resources.devices or (DENY_ALL,))  # but for the OCI's default list
-    spec = evolve(spec, linux=evolve(linux, seccomp=profile, resources=resources))
+    spec = evolve(spec, linux=evolve(linux, resources=resources))
     return spec if _needs_new_version(spec) else evolve(spec, oci_version=OLD_VERSION)
 
 

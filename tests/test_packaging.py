@@ -35,7 +35,7 @@ LAYERS = (
     ("images", "runtimes"),
     (
         "result", "streams", "task", "monitor", "defaults", "arguments", "resolve", "summary", "description",
-        "container",
+        "privileged", "hardening", "container",
     ),
     ("preflight", "terminal"),
     ("cli",),

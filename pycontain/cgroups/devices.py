@@ -39,6 +39,7 @@ DEFAULT_DEVICES: tuple[DeviceRule, ...] = (
 """The OCI specification's default list: what every container may use."""
 
 DENY_ALL = DeviceRule(allow=False, access=ALL_ACCESS)
+ALLOW_ALL = DeviceRule(allow=True, access=ALL_ACCESS)
 _ONLY_DEFAULT = (DENY_ALL, *DEFAULT_DEVICES)
 
 
