@@ -112,14 +112,16 @@ def vm(session: nox.Session, backend: str, as_user: bool) -> None:
     """
     if obstacle := _no_machine():
         session.skip(obstacle)
-    ours, theirs = _python(session, "get_python_version()"), _python(session, "get_python_version()", "tools/vm", "--")
+    machine = ["python", "tools/vm", "--backend", backend]
+    ours, theirs = (_python(session, "get_python_version()", *enter) for enter in ([], [*machine, "--timeout=120", "--"]))
+    if theirs is None:
+        session.skip(f"no {backend} machine runs here: see above")
     if ours != theirs:  # some packages of the tests are compiled for one version
         session.skip(f"this is Python {ours}, the machine has {theirs}: nox --force-python {theirs} -s vm")
     session.install("-e", ".[test]")
     packages = _python(session, "get_path('purelib')")
-    machine = ["python", "tools/vm", "--backend", backend, "--timeout", "1800"]
-    machine += ["--share", ".:/src", "--share", f"{packages}:/packages"]
-    pytest = ["python3", "-m", "pytest"]
+    machine += ["--timeout", "1200", "--share", ".:/src", "--share", f"{packages}:/packages"]
+    pytest = ["env", f"CI={os.environ.get('CI', '')}", "python3", "-m", "pytest"]
     if not as_user:
         session.run(*machine, "--", *pytest, *(session.posargs or VM_TESTS))
         return
@@ -128,11 +130,15 @@ def vm(session: nox.Session, backend: str, as_user: bool) -> None:
         session.run(*machine, "--user", "--", *pytest, *VM_LOGIN_TESTS)
 
 
-def _python(session: nox.Session, call: str, *machine: str) -> str:
-    """What a call of sysconfig gives, here or in a machine."""
-    enter = ["python", *machine] if machine else []
-    output = session.run(*enter, "python3", "-c", f"import sysconfig; print(sysconfig.{call})", silent=True)
-    return str(output).splitlines()[-1]
+def _python(session: nox.Session, call: str, *enter: str) -> str | None:
+    """What a call of sysconfig gives, here or by a command that enters a machine. None where there is no machine."""
+    program = f"import sysconfig; print('it is', sysconfig.{call})"
+    output = session.run(*enter, "python3", "-c", program, silent=True, success_codes=[0, 124, 125])
+    *before, last = str(output).splitlines() or [""]
+    if last.startswith("it is "):
+        return last.removeprefix("it is ")
+    session.log("\n".join([*before, last]))
+    return None
 
 
 def _no_machine() -> str | None:
