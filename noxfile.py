@@ -113,7 +113,8 @@ def vm(session: nox.Session, backend: str, as_user: bool) -> None:
     if obstacle := _no_machine():
         session.skip(obstacle)
     machine = ["python", "tools/vm", "--backend", backend]
-    ours, theirs = (_python(session, "get_python_version()", *enter) for enter in ([], [*machine, "--timeout=120", "--"]))
+    ours = _python(session, "get_python_version()")
+    theirs = _python(session, "get_python_version()", *machine, "--timeout=120", "--")
     if theirs is None:
         session.skip(f"no {backend} machine runs here: see above")
     if ours != theirs:  # some packages of the tests are compiled for one version
