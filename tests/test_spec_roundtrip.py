@@ -140,8 +140,6 @@ def test_a_document_gets_what_it_says_and_no_defaults() -> None:
         ({"linux": {"cgroupsPath": "/x"}}, "linux.cgroupsPath"),
         ({"linux": {"personality": {"domain": "LINUX32"}}}, "linux.personality"),
         ({"linux": {"mountLabel": "x"}}, "linux.mountLabel"),
-        ({"process": {"cwd": "/", "apparmorProfile": "x"}}, "process.apparmorProfile"),
-        ({"process": {"cwd": "/", "selinuxLabel": "x"}}, "process.selinuxLabel"),
         ({"linux": {"timeOffsets": {"boottime": {"secs": 1}}}}, "linux.timeOffsets"),
         ({"linux": {"uidMappings": [{"containerID": 0, "hostID": 0, "size": 1}]}}, "linux.uidMappings"),
     ],

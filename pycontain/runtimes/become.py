@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import resource
 
+from attrs import evolve
+
 from pycontain.errors import NotSupported
 from pycontain.linux import capabilities as caps
 from pycontain.linux import plan as steps
@@ -16,6 +18,24 @@ from pycontain.linux.plan import Step
 from pycontain.runtimes.obstacles import setgroups_denied
 from pycontain.spec import Linux, Process, Rlimit, Spec
 from pycontain.spec.runtime import RLIM_INFINITY
+
+FILTERING = "CAP_SYS_ADMIN"
+IO_CLASSES = ("IOPRIO_CLASS_NONE", "IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE")  # by their numbers
+
+
+def all_that_are_there(spec: Spec) -> Spec:
+    """The specification, in which all capabilities are all that the caller has: it cannot give more, and a container
+    that is to have everything should start also from another. In a user namespace of its own they are all there."""
+    sets = spec.process.capabilities if spec.process is not None else None
+    namespaces = spec.linux.namespaces if spec.linux is not None else ()
+    if spec.process is None or sets is None or not set(sets.permitted) >= set(caps.NAMES):
+        return spec
+    if any(namespace.type == "user" for namespace in namespaces):
+        return spec
+    own = frozenset(caps.from_mask(caps.of_process().permitted & (1 << len(caps.NAMES)) - 1))
+    fields = ("bounding", "effective", "inheritable", "permitted", "ambient")
+    kept = {name: tuple(cap for cap in getattr(sets, name) if cap in own) for name in fields}
+    return evolve(spec, process=evolve(spec.process, capabilities=evolve(sets, **kept)))
 
 
 def raised_limits(process: Process) -> list[Step]:
@@ -27,16 +47,22 @@ def raised_limits(process: Process) -> list[Step]:
 
 
 def drop_privileges(process: Process, *, keep_groups: bool) -> list[Step]:
-    """From all capabilities to those of the process, and from the caller to its user."""
+    """From all capabilities to those of the process, and from the caller to its user.
+
+    Without no_new_privs the kernel takes a seccomp filter only from who has CAP_SYS_ADMIN: it is kept until then.
+    """
     user, sets = process.user, process.capabilities
-    result = [] if sets is None else [steps.bounding(caps.to_mask(sets.bounding))]
-    keeps = sets is not None and bool(sets.permitted) and user.uid != 0
+    result = _io_priority(process)
+    if sets is not None:
+        result.append(steps.bounding(caps.to_mask(sets.bounding)))
+    kept = 0 if process.no_new_privileges else caps.to_mask([FILTERING])
+    keeps = sets is not None and bool(sets.permitted or kept) and user.uid != 0
     result.append(
         steps.identity(user.uid, user.gid, user.additional_gids, keep_caps=keeps, keep_groups=keep_groups)
     )
     if sets is not None:
         effective, permitted = caps.to_mask(sets.effective), caps.to_mask(sets.permitted)
-        result.append(steps.capset(effective, permitted, caps.to_mask(sets.inheritable)))
+        result.append(steps.capset(effective | kept, permitted | kept, caps.to_mask(sets.inheritable)))
         result.append(steps.ambient(caps.to_mask(sets.ambient)))
     if process.no_new_privileges:
         result.append(steps.no_new_privs())
@@ -56,6 +82,7 @@ def execute_command(spec: Spec, default_filter: bool, *, init: bool = False) -> 
         *([steps.keep("init-report")] if init else []),
         *_limits(process),
         *_filter(process, linux, default_filter),
+        *_drop_the_last(process),
         steps.execute("init") if init else steps.execute(),
     ]
 
@@ -87,6 +114,21 @@ def _own_hard_limit(number: int) -> int:
     """The hard limit of a resource in this process, which its children have too."""
     hard = resource.getrlimit(number)[1]
     return RLIM_INFINITY if hard == resource.RLIM_INFINITY else hard
+
+
+def _io_priority(process: Process) -> list[Step]:
+    wanted = process.io_priority
+    if wanted is None:
+        return []
+    return [steps.io_priority(IO_CLASSES.index(wanted.class_), wanted.priority, wanted.class_)]
+
+
+def _drop_the_last(process: Process) -> list[Step]:
+    """What `drop_privileges` had kept for the filter."""
+    sets = process.capabilities
+    if process.no_new_privileges or sets is None or FILTERING in sets.permitted:
+        return []
+    return [steps.capset(*(caps.to_mask(names) for names in (sets.effective, sets.permitted, sets.inheritable)))]
 
 
 def _filter(process: Process, linux: Linux, default_filter: bool) -> list[Step]:

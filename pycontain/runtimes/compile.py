@@ -7,20 +7,25 @@ privileges is done before they are dropped, and the seccomp filter comes last.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from attrs import define, evolve, field, frozen
 
-from pycontain.cgroups.devices import DENY_ALL, with_defaults
+from pycontain.cgroups.devices import ALLOW_ALL, DENY_ALL, with_defaults
 from pycontain.errors import InvalidArgument, NotSupported, SpecError
 from pycontain.linux import plan as steps
 from pycontain.linux.mounts import MountFlag
 from pycontain.linux.namespaces import NamespaceType
 from pycontain.linux.plan import Plan, Step
-from pycontain.runtimes.become import drop_privileges, execute_command, keeps_groups, raised_limits
+from pycontain.runtimes.become import all_that_are_there, drop_privileges, execute_command, keeps_groups, raised_limits
 from pycontain.runtimes.drivers import CgroupChoice
+from pycontain.runtimes.labels import security_labels
 from pycontain.runtimes.lower import Lower
 from pycontain.runtimes.rootfs import RootPlan
 from pycontain.spec import IDMapping, Linux, Process, Resources, Spec
+
+if TYPE_CHECKING:
+    from pycontain.snapshots.base import Root as SnapshotRoot
 
 INIT = "org.pycontain.init"
 CGROUP = "org.pycontain.cgroup."  # followed by driver, parent, name
@@ -60,6 +65,7 @@ class Compiled:
         search: the directories in which a command without a slash is looked for.
         lower: what a copy-on-write root is made from, None without one.
         spec, default_filter: what it was compiled from.
+        writes_snapshot: whether a start needs the directory of a snapshot, which it writes to.
     """
 
     plan: Plan
@@ -79,6 +85,7 @@ class Compiled:
     env: tuple[bytes, ...]
     search: tuple[str, ...]
     lower: Lower | None
+    writes_snapshot: bool
     spec: Spec = field(repr=False)
     default_filter: bool
 
@@ -87,23 +94,26 @@ class Compiled:
         return self.lower is None or self.lower.is_current()
 
 
-def compile_spec(spec: Spec, default_filter: bool = False) -> Compiled:
+def compile_spec(spec: Spec, default_filter: bool = False, snapshot: SnapshotRoot | None = None) -> Compiled:
     """Compiles `spec`. Raises `NotSupported` for what this runtime does not do, `SpecError` for contradictions.
 
     `default_filter` adds the default seccomp filter to a specification without a profile: reading the prebuilt
-    program is much faster than making the profile as data only to compile it again.
+    program is much faster than making the profile as data only to compile it again. `snapshot` is the root of
+    a container of an image, in place of the specification's `root.path`.
     """
     _refuse_unsupported(spec)
-    return _Compiler(spec, default_filter).compile()
+    return _Compiler(all_that_are_there(spec), default_filter, snapshot).compile()
 
 
 @define
 class _Compiler:
     spec: Spec
     default_filter: bool
+    snapshot: SnapshotRoot | None
     new: dict[str, bool] = field(factory=dict)
     joins: dict[str, str] = field(factory=dict)
     lower: Lower | None = None
+    writes_snapshot: bool = False
 
     def compile(self) -> Compiled:
         spec, process, linux = self.spec, self._process(), self._linux()
@@ -141,6 +151,7 @@ class _Compiler:
             lower=self.lower,
             spec=spec,
             default_filter=self.default_filter,
+            writes_snapshot=self.writes_snapshot,
         )
 
     def _process(self) -> Process:
@@ -196,6 +207,7 @@ class _Compiler:
         score = oom_score_adj(process)
         if score is not None:
             result.append(steps.write_file("/proc/self/oom_score_adj", str(score)))
+        result += security_labels(process)
         result += [
             steps.join(f"join-{kind}", int(NamespaceType.from_name(kind)), kind)
             for kind in JOIN_ORDER if kind in self.joins
@@ -226,9 +238,10 @@ class _Compiler:
             self.spec,
             user_namespace="user" in self.new or "user" in self.joins,
             tty_group=_inside(5, linux.gid_mappings),
+            snapshot=self.snapshot,
         )
         root.build()
-        self.lower = root.lower
+        self.lower, self.writes_snapshot = root.lower, root.writes_snapshot
         flag = PROPAGATIONS[linux.rootfs_propagation]
         result = [steps.propagation(int(flag), str(flag.name).lower()), *root.sources, *root.steps]
         if self._process().terminal:
@@ -277,7 +290,7 @@ def _with_devices(asked: Resources) -> Resources:
 
 def _without_devices(asked: Resources) -> Resources | None:
     """Where no device was asked for or refused by itself, the list is not needed."""
-    return evolve(asked, devices=()) if asked.devices in ((), (DENY_ALL,)) else None
+    return evolve(asked, devices=()) if asked.devices in ((), (DENY_ALL,), (ALLOW_ALL,)) else None
 
 
 def search_path(process: Process) -> tuple[str, ...]:
@@ -317,9 +330,7 @@ def _refuse_unsupported(spec: Spec) -> None:
     present: list[tuple[str, object]] = [("hooks", hooks)]
     if process is not None:
         present += [
-            ("process.apparmorProfile", process.apparmor_profile), ("process.selinuxLabel", process.selinux_label),
-            ("process.scheduler", process.scheduler), ("process.ioPriority", process.io_priority),
-            ("process.execCPUAffinity", process.exec_cpu_affinity),
+            ("process.scheduler", process.scheduler), ("process.execCPUAffinity", process.exec_cpu_affinity),
         ]
     if linux is not None:
         present += [

@@ -10,6 +10,7 @@ import errno
 from pycontain.cgroups import Reason
 from pycontain.cgroups.refusals import DESCRIPTORS, NO_DESCRIPTOR
 from pycontain.runtimes import obstacles
+from pycontain.runtimes.labels import ATTRIBUTES
 
 PROCESSES = "Raise the limit of processes (ulimit -u, kernel.pid_max, pids.max of the caller's cgroup)"
 MOUNTS = "Raise the sysctl fs.mount-max"
@@ -67,6 +68,8 @@ def reason_for(syscall: str, code: int, step: str = "", user_namespace: bool = F
         return Reason("this user has too many keyrings, one for each container", "Raise the sysctl kernel.keys.maxkeys")
     if code == errno.ENOSYS:
         return obstacles.filtered_calls() or Reason("", OLD_KERNEL)
+    if f" to {ATTRIBUTES}" in step:
+        return Reason("the security module does not take that label", "Load the profile or policy that has it")
     if code == errno.ENODEV:
         return missing_file_system(step)
     if syscall == "setns" and code == errno.EINVAL and step == "setns user namespace":

@@ -22,7 +22,6 @@ from pycontain.spec import (
     Hooks,
     IDMapping,
     IntelRdt,
-    IOPriority,
     Linux,
     MemoryPolicy,
     Mount,
@@ -228,10 +227,7 @@ def test_capabilities_of_another_user_are_kept_over_the_change_of_identity(spec:
 HOOK = (Hook("/bin/true"),)
 
 UNSUPPORTED: dict[str, dict[str, object]] = {
-    "process.apparmorProfile": {"process": {"apparmor_profile": "profile"}},
-    "process.selinuxLabel": {"process": {"selinux_label": "system_u:system_r:container_t:s0"}},
     "process.scheduler": {"process": {"scheduler": Scheduler("SCHED_BATCH")}},
-    "process.ioPriority": {"process": {"io_priority": IOPriority("IOPRIO_CLASS_BE", 4)}},
     "process.execCPUAffinity": {"process": {"exec_cpu_affinity": ExecCPUAffinity(initial="0")}},
     "linux.netDevices": {"linux": {"net_devices": FrozenMap({"eth0": NetDevice()})}},
     "linux.cgroupsPath": {"linux": {"cgroups_path": "/somewhere"}},
