@@ -6,7 +6,7 @@ import os
 import sys
 
 from pycontain.linux.capabilities import DEFAULT
-from pycontain.runtimes.rootfs import UNIFIED
+from pycontain.runtimes.cgroupmount import UNIFIED
 from pycontain.spec import Capabilities, Linux, Mount, Namespace, Process
 
 NAMESPACES = tuple(Namespace(kind) for kind in ("mount", "uts", "pid", "network", "ipc", "cgroup"))

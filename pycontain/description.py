@@ -216,7 +216,7 @@ class Description:
             joined.append((kind, where))
         changed = evolve(self._with_linux(namespaces=tuple(namespaces)), joined=tuple(joined))
         if kind == "cgroup" and where == "host":  # the mount would show the host's groups
-            others = tuple(mount for mount in changed._spec.mounts if mount != defaults.CGROUP_MOUNT)
+            others = tuple(mount for mount in changed._spec.mounts if mount.type != defaults.CGROUP_MOUNT.type)
             changed = changed._with(evolve(changed._spec, mounts=others))
         return changed._without_mounts() if kind == "mount" and where != "new" else changed
 

@@ -13,7 +13,8 @@ from attrs import evolve, frozen
 from pycontain.description import Description
 from pycontain.errors import InvalidArgument
 from pycontain.resolve import DEFAULT_PROFILE
-from pycontain.spec import Capabilities
+from pycontain.runtimes.become import AVAILABLE
+from pycontain.spec import Capabilities, FrozenMap
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,7 +52,12 @@ class Hardened(Description):
             have = frozenset()
         names = (have | (more - {ALL})) - less
         ordered = tuple(name for name in caps.NAMES if name in names)
-        return self._with_process(capabilities=Capabilities(bounding=ordered, effective=ordered, permitted=ordered))
+        sets = Capabilities(bounding=ordered, effective=ordered, permitted=ordered)
+        changed = self._with_process(capabilities=sets)
+        if ALL in more:
+            annotations = FrozenMap({**self._spec.annotations, AVAILABLE: "true"})
+            return changed._with(evolve(changed._spec, annotations=annotations))
+        return changed
 
     def with_no_new_privileges(self, no_new_privileges: bool = True) -> Self:
         """Whether programs gain nothing when they are executed: no setuid, no file capabilities (the default).

@@ -11,6 +11,7 @@ from attrs import evolve
 
 from pycontain import defaults
 from pycontain.cgroups.devices import ALLOW_ALL
+from pycontain.runtimes.cgroupmount import usable_hierarchies
 from pycontain.spec import Device, Linux, Mount, Resources, Spec
 
 _KERNEL = ("proc", "sysfs", "cgroup", "cgroup2")
@@ -27,7 +28,7 @@ def privileged(spec: Spec) -> Spec:
     nodes = tuple(device for device in host_devices() if device.path not in named)
     linux = evolve(linux, masked_paths=(), readonly_paths=(), devices=linux.devices + nodes, resources=resources)
     mounts = tuple(_writable(mount) for mount in spec.mounts)
-    if all(mount.destination != defaults.CGROUP_MOUNT.destination for mount in mounts):
+    if usable_hierarchies() and all(mount.destination != defaults.CGROUP_MOUNT.destination for mount in mounts):
         mounts = (*mounts, _writable(defaults.CGROUP_MOUNT))
     return evolve(spec, mounts=mounts, linux=linux)
 

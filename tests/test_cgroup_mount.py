@@ -9,6 +9,7 @@ import pytest
 
 from pycontain import Container, NotSupported
 from pycontain.cgroups import detect
+from pycontain.runtimes.cgroupmount import usable_hierarchies
 from pycontain.spec import Mount
 
 CGROUP = Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("nosuid", "noexec", "nodev", "ro"))
@@ -34,11 +35,18 @@ def test_on_cgroup_v2_only_the_containers_own_processes_are_seen(box: Container)
     assert "pycontain" not in result.text
 
 
-def test_elsewhere_a_cgroup_mount_is_refused(box: Container) -> None:
+def test_elsewhere_each_hierarchy_is_mounted_with_the_containers_own_group(box: Container) -> None:
     if UNIFIED.exists():
         pytest.skip("cgroup v2 is at /sys/fs/cgroup")
-    with pytest.raises(NotSupported, match="cgroup v2"):
-        box.with_mount(CGROUP).run(["true"])
+    if not usable_hierarchies():
+        with pytest.raises(NotSupported, match="no cgroup to show"):
+            box.with_mount(CGROUP).run(["true"])
+        return
+    script = "cat /sys/fs/cgroup/*/cgroup.procs; ls -d /sys/fs/cgroup/*/pycontain; mkdir /sys/fs/cgroup/x"
+    result = box.with_mount(CGROUP).run(["sh", "-c", script])
+    first, *others = result.text.split()
+    assert (first, set(others)) == ("1", {"1", *others[-1:]})  # the shell in each, and cat in the last
+    assert b"Read-only" in result.stderr
 
 
 def test_the_hosts_groups_are_not_shown(box: Container) -> None:

@@ -65,7 +65,7 @@ class CgroupfsDriver:
         self._translation = self._choose_translation()
         self._last: tuple[Resources, Limits] | None = None  # a container that is started again has the same resources
         self._lock = threading.Lock()  # for what changes running groups; making one needs none
-        self._wanted: dict[tuple[frozenset[str], bool], Wanted] = {}
+        self._wanted: dict[tuple[frozenset[str], bool, bool], Wanted] = {}
         self._can_load: bool | None = None  # device programs
         self._initial = in_initial_user_namespace()
         self._program: devices.Program | None = None  # the last one
@@ -92,12 +92,15 @@ class CgroupfsDriver:
             )
         return self._layout.reason(controller)
 
-    def create(self, name: str, resources: Resources | None, kill: bool = False) -> CgroupfsGroup:
+    def create(
+        self, name: str, resources: Resources | None, kill: bool = False, delegate: bool = False
+    ) -> CgroupfsGroup:
         _check_name(name)
         limits = self.limits(resources)
-        wanted = self._wanted.get((limits.controllers, kill))
+        key = (limits.controllers, kill, delegate)
+        wanted = self._wanted.get(key)
         if wanted is None:
-            wanted = self._wanted[limits.controllers, kill] = self._choose(limits.controllers, kill)
+            wanted = self._wanted[key] = self._everything() if delegate else self._choose(limits.controllers, kill)
         group = CgroupfsGroup(self, name)
         try:
             for subtree, controllers in wanted.items():
@@ -135,6 +138,12 @@ class CgroupfsDriver:
                 used = self._unified.controllers.intersection((*_MEASURED, *controllers))
                 v2.give(parent.path_in(self._unified), used)
             return tuple(parent.subtrees)
+
+    def join_everywhere(self, group: CgroupfsGroup) -> None:
+        """Moves a running group into every hierarchy."""
+        with self._lock:
+            for subtree in self._subtrees:
+                self._join(group, subtree, "")
 
     def join_freezer(self, group: CgroupfsGroup) -> Freezer:
         """Moves a running group into the hierarchy in which it can be frozen."""
@@ -254,6 +263,9 @@ class CgroupfsDriver:
         if subtree is None:
             raise NotSupported(f"the {controller} controller cannot be used")
         return subtree
+
+    def _everything(self) -> Wanted:
+        return {subtree: subtree.controllers for subtree in self._subtrees}
 
     def _choose(self, limited: frozenset[str], kill: bool) -> Wanted:
         """The hierarchies in which a group is made, with the controllers that it needs there."""

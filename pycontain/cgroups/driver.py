@@ -165,12 +165,16 @@ class CgroupDriver(Protocol):
     def reason(self, controller: str) -> Reason | None:
         """Why `controller` is not among `controllers`; None when it is."""
 
-    def create(self, name: str, resources: Resources | None, kill: bool = False) -> Cgroup:
+    def create(
+        self, name: str, resources: Resources | None, kill: bool = False, delegate: bool = False
+    ) -> Cgroup:
         """Makes the group `name` with these limits, empty and ready for a process.
 
         `kill=True` adds what a complete `kill()` needs when the task has no pid namespace whose first process ends it:
-        on hybrid a v2 group, on v1 the freezer: with it the group can also be frozen from its first moment. Raises
-        `LimitNotSupported` for a limit that cannot be enforced here (also for a field that this driver does not know),
+        on hybrid a v2 group, on v1 the freezer: with it the group can also be frozen from its first moment.
+        `delegate=True` makes it in every hierarchy and with every controller, for a task that makes groups in it.
+
+        Raises `LimitNotSupported` for a limit that cannot be enforced here (also for a field that this driver does not know),
         `InvalidArgument` for a value that can never work, `CgroupError` when the name is taken. Nothing is left after
         an error.
         """

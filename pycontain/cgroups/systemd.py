@@ -79,7 +79,9 @@ class SystemdDriver:
     def reason(self, controller: str) -> Reason | None:
         return self._groups.reason(controller)
 
-    def create(self, name: str, resources: Resources | None, kill: bool = False) -> SystemdGroup:
+    def create(
+        self, name: str, resources: Resources | None, kill: bool = False, delegate: bool = False
+    ) -> SystemdGroup:
         if not name or "/" in name or "\0" in name or name in (".", "..", "pause"):
             raise InvalidArgument(f"not a name for a cgroup: {name!r}")
         unit = unit_of(name)
@@ -87,7 +89,7 @@ class SystemdDriver:
         pause = Pause()
         try:
             self._start(name, unit, pause, properties)
-            return self._fill(name, unit, resources, pause, kill)
+            return self._fill(name, unit, resources, pause, kill, delegate)
         except BaseException as error:
             pause.end()
             if not isinstance(error, _NameTaken):
@@ -183,7 +185,7 @@ class SystemdDriver:
             raise CgroupError(f"systemd could not start {unit}: {result}", remedy=f"See `journalctl -u {unit}`")
 
     def _fill(
-        self, name: str, unit: str, resources: Resources | None, pause: Pause, kill: bool
+        self, name: str, unit: str, resources: Resources | None, pause: Pause, kill: bool, delegate: bool
     ) -> SystemdGroup:
         """Makes the group of the task in the new scope."""
         scope = self._groups.open(unit)
@@ -191,9 +193,12 @@ class SystemdDriver:
             raise CgroupError(f"systemd has started {unit}, and there is no group of it in {self._unified or 'v1'}")
         if self._delegated:
             limited = self._groups.limits(resources).controllers
-            v2.give(f"{self._unified}/{unit}", self._delegated.intersection((*_MEASURED, *limited)), "pause")
+            given = self._delegated if delegate else self._delegated.intersection((*_MEASURED, *limited))
+            v2.give(f"{self._unified}/{unit}", given, "pause")
         if kill and self.hierarchy == "v1" and "freezer" in self.controllers:
             self._groups.join_freezer(scope)  # which systemd does not use: on hybrid and v2 there is the v2 group
+        if delegate and self.hierarchy != "v2":
+            self._groups.join_everywhere(scope)
         task = self._groups.create_child(scope, name, resources)
         try:
             return SystemdGroup(self, name, scope, task, pause)

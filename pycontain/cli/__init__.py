@@ -74,6 +74,14 @@ def group(context: click.Context) -> None:
 @click.option("-h", "--hostname", metavar="NAME", help="The host name inside.")
 @click.option("--read-only", is_flag=True, help="The root is read-only.")
 @click.option("--init", is_flag=True, help="Process 1 is a small init, which reaps orphans and forwards signals.")
+@click.option("--cap-add", multiple=True, metavar="NAME", help="Add a capability, or ALL.")
+@click.option("--cap-drop", multiple=True, metavar="NAME", help="Take a capability away, or ALL.")
+@click.option(
+    "--security-opt", "security_opts", multiple=True, metavar="OPTION",
+    help="seccomp=FILE|unconfined, no-new-privileges[=false], apparmor=PROFILE, label=..., unmask=ALL|PATHS.",
+)
+@click.option("--privileged", is_flag=True, help="All capabilities and devices, nothing hidden, no seccomp filter.")
+@click.option("--oom-score-adj", type=int, metavar="N", help="How early it is killed for want of memory: up to 1000.")
 @click.option("-i", "--interactive", is_flag=True, help="Pass on standard input; it is empty without.")
 @click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Kill everything after so many seconds (status 124).")

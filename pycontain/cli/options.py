@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -112,6 +113,48 @@ def sysctl(value: str) -> tuple[str, str]:
     return name, setting
 
 
+# What a label of SELinux consists of, and what container tools use unless they are told otherwise.
+LABEL = {"user": "system_u", "role": "system_r", "type": "container_t", "level": "s0"}
+
+
+def secured(container: Container, options: Sequence[str]) -> Container:
+    """The container with docker's and podman's values of `--security-opt`, each `name=value` or `name:value`."""
+    label: dict[str, str] = {}
+    for option in options:
+        match = re.fullmatch(r"([a-z-]+)(?:[=:](.+))?", option, re.DOTALL)
+        name, value = (match[1], match[2]) if match is not None else ("", None)
+        if name == "no-new-privileges" and value in (None, "true", "false"):
+            container = container.with_no_new_privileges(value != "false")
+        elif name == "seccomp" and value is not None:
+            container = container.with_seccomp(value)
+        elif name == "apparmor" and value is not None:
+            container = container.with_apparmor(value)
+        elif name == "label" and value is not None:
+            label.update(_label(value))
+        elif (name, value) in (("systempaths", "unconfined"), ("unmask", "ALL")):
+            container = container.with_unmasked()
+        elif name == "unmask" and value is not None:
+            container = container.with_unmasked(*value.split(":"))
+        else:
+            raise InvalidArgument(
+                f"the security option {option!r} is not known",
+                remedy="Known: seccomp=, no-new-privileges[=true|false], apparmor=, label=, systempaths=unconfined, "
+                "unmask=ALL|PATHS",
+            )
+    return container.with_selinux(":".join({**LABEL, **label}.values())) if label else container
+
+
+def _label(value: str) -> dict[str, str]:
+    """A part of the label; `disable` is none."""
+    if value == "disable":
+        return {}
+    part, _, text = value.partition(":")
+    if part not in LABEL or not text:
+        known = ", ".join(f"{name}:" for name in LABEL)
+        raise InvalidArgument(f"the label {value!r} is not known", remedy=f"Known: disable, {known}")
+    return {part: text}
+
+
 def describe(
     *,
     host: bool,
@@ -131,6 +174,11 @@ def describe(
     init: bool,
     sysctls: Sequence[str],
     ulimits: Sequence[str],
+    cap_add: Sequence[str] = (),
+    cap_drop: Sequence[str] = (),
+    security_opts: Sequence[str] = (),
+    privileged: bool = False,
+    oom_score_adj: int | None = None,
 ) -> Container:
     """The container that the options describe. Raises `InvalidArgument`."""
     from pycontain.container import Container
@@ -147,6 +195,13 @@ def describe(
         container = container.with_sysctl(name, value)
     for resource, soft, hard in map(ulimit, ulimits):
         container = container.with_rlimit(cast("RlimitType", resource), soft, hard)
+    if privileged:
+        container = container.with_privileged()
+    if cap_add or cap_drop:
+        container = container.with_capabilities(add=cap_add, drop=cap_drop)
+    container = secured(container, security_opts)
+    if oom_score_adj is not None:
+        container = container.with_oom_score_adj(oom_score_adj)
     if workdir is not None:
         container = container.with_workdir(workdir)
     if user is not None:

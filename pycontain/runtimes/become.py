@@ -19,6 +19,7 @@ from pycontain.runtimes.obstacles import setgroups_denied
 from pycontain.spec import Linux, Process, Rlimit, Spec
 from pycontain.spec.runtime import RLIM_INFINITY
 
+AVAILABLE = "org.pycontain.capabilities.available"  # of those that are listed, only what the caller has
 FILTERING = "CAP_SYS_ADMIN"
 IO_CLASSES = ("IOPRIO_CLASS_NONE", "IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE")  # by their numbers
 
@@ -28,7 +29,7 @@ def all_that_are_there(spec: Spec) -> Spec:
     that is to have everything should start also from another. In a user namespace of its own they are all there."""
     sets = spec.process.capabilities if spec.process is not None else None
     namespaces = spec.linux.namespaces if spec.linux is not None else ()
-    if spec.process is None or sets is None or not set(sets.permitted) >= set(caps.NAMES):
+    if spec.process is None or sets is None or AVAILABLE not in spec.annotations:
         return spec
     if any(namespace.type == "user" for namespace in namespaces):
         return spec

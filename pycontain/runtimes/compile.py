@@ -18,6 +18,7 @@ from pycontain.linux.mounts import MountFlag
 from pycontain.linux.namespaces import NamespaceType
 from pycontain.linux.plan import Plan, Step
 from pycontain.runtimes.become import all_that_are_there, drop_privileges, execute_command, keeps_groups, raised_limits
+from pycontain.runtimes.cgroupmount import delegates
 from pycontain.runtimes.drivers import CgroupChoice
 from pycontain.runtimes.labels import security_labels
 from pycontain.runtimes.lower import Lower
@@ -57,6 +58,7 @@ class Compiled:
         resources: the limits, with the devices that may be used.
         without_devices: the same where the driver cannot limit devices; None when they were asked for.
         cgroup: which driver makes the group, and where.
+        delegates: whether it is to make groups below its own, in every hierarchy.
         kill_group: whether the processes can only be found through their cgroup.
         time_namespace: whether the command must find itself in a new time namespace.
         init: whether the built-in init is process 1.
@@ -78,6 +80,7 @@ class Compiled:
     resources: Resources
     without_devices: Resources | None
     cgroup: CgroupChoice
+    delegates: bool
     kill_group: bool
     time_namespace: bool
     init: bool
@@ -142,6 +145,7 @@ class _Compiler:
             resources=_with_devices(linux.resources or Resources()),
             without_devices=_without_devices(linux.resources or Resources()),
             cgroup=CgroupChoice(*(spec.annotations.get(CGROUP + word) for word in ("driver", "parent", "name"))),
+            delegates=delegates(spec),
             kill_group="pid" not in self.new,
             time_namespace="time" in self.new,
             init=spec.annotations.get(INIT) == "true",

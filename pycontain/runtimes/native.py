@@ -85,7 +85,9 @@ class NativeProcess:
         self._driver = cgroup_driver(self._compiled.cgroup)
         _live.add(self)
         self._entry = owners.current().reserve()
-        cgroup = self._driver.create(self._group_name(), self._resources(), kill=self._compiled.kill_group)
+        cgroup = self._driver.create(
+            self._group_name(), self._resources(), kill=self._compiled.kill_group, delegate=self._compiled.delegates
+        )
         self.cgroup = cgroup if cgroup.paths else None
         if self._compiled.kill_group:
             self._entry.record_group(_kill_file(cgroup))

@@ -19,6 +19,7 @@ from pycontain.linux import plan as steps
 from pycontain.linux.mountinfo import MountInfo
 from pycontain.linux.mounts import MountAttr, MountFlag, MountOptions, parse_options
 from pycontain.linux.plan import Step
+from pycontain.runtimes import cgroupmount
 from pycontain.runtimes.features import stacks_under_overlay
 from pycontain.runtimes.lower import Lower
 from pycontain.runtimes.obstacles import in_user_namespace
@@ -43,7 +44,6 @@ DEVICE_LINKS = (
 
 # Those that are known to work as the lower layer of an overlay: for them it need not be tried.
 PLAIN_FILE_SYSTEMS = frozenset(("btrfs", "ext4", "tmpfs", "xfs"))
-UNIFIED = "/sys/fs/cgroup/cgroup.controllers"  # there when cgroup v2 is mounted at the usual place
 
 # A directory with more entries and a mount in one of them is not put together from all of them in a user namespace:
 # the entry with the mount is there read-only.
@@ -301,10 +301,11 @@ class RootPlan:
 
     def _file_system(self, mount: Mount, options: MountOptions, name: str) -> None:
         kind = mount.type or ""
+        if kind in cgroupmount.KINDS:
+            self.steps += cgroupmount.cgroup_mount(self.spec, mount, options.attr_set, name)
+            return
         data = [("source", mount.source or kind)]
         data += [(key, value) for key, _, value in (option.partition("=") for option in options.data)]
-        if kind in ("cgroup", "cgroup2"):
-            kind = self._cgroup_file_system(mount)
         if kind == "devpts" and self.user_namespace and not self.tty_group:
             data = [pair for pair in data if pair[0] != "gid"]
         if kind == "":
@@ -314,6 +315,7 @@ class RootPlan:
 
     def _devices(self, devices: Iterable[Device]) -> None:
         """The devices that the specification names, in the order of the list; those that are there already are left."""
+        parents: dict[str, str] = {}  # a descriptor for each directory, of which there may be few
         for index, device in enumerate(devices):
             if self._has_default(device):
                 continue
@@ -326,24 +328,13 @@ class RootPlan:
                 self.sources.append(steps.tree(device.path, f"own{index}", recursive=False))
                 self.steps.append(steps.attach(f"own{index}", device.path, root="root"))
                 continue
-            self.steps += [
-                steps.mkdirs("root", parent),
-                steps.open_path(parent, f"parent{index}", root="root", directory=True),
-                steps.mknod(f"parent{index}", name, *_node(device)),
-            ]
-
-    def _cgroup_file_system(self, mount: Mount) -> str:
-        """The unified hierarchy as the container's cgroup namespace shows it.
-
-        Of v1 hierarchies only some have a group of the task: the others would show those of the host."""
-        linux = self.spec.linux
-        if linux is None or all(namespace.type != "cgroup" for namespace in linux.namespaces):
-            raise NotSupported(f"the mount on {mount.destination} would show the host's cgroups: no cgroup namespace")
-        if mount.type == "cgroup" and not os.path.exists(UNIFIED):
-            raise NotSupported(
-                f"a mount of type cgroup ({mount.destination}) is only supported where cgroup v2 is at /sys/fs/cgroup"
-            )
-        return "cgroup2"
+            if parent not in parents:
+                parents[parent] = f"parent{index}"
+                self.steps += [
+                    steps.mkdirs("root", parent),
+                    steps.open_path(parent, parents[parent], root="root", directory=True),
+                ]
+            self.steps.append(steps.mknod(parents[parent], name, *_node(device)))
 
     def _has_default(self, device: Device) -> bool:
         path = os.path.normpath(device.path)

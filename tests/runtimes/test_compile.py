@@ -264,7 +264,6 @@ def test_a_propagation_that_would_reach_the_host_is_refused(spec: Spec, propagat
     [
         (Mount("/data", "bind", "/etc", ("rbind",), uid_mappings=MAP), "id-mapped mounts"),
         (Mount("/data", "bind", "/etc", ("bind", "remount", "ro")), "remount"),
-        (Mount("/sys/fs/cgroup", "cgroup", "cgroup"), "type cgroup"),
     ],
 )
 def test_a_mount_that_this_runtime_does_not_make_is_refused(spec: Spec, mount: Mount, cause: str) -> None:
