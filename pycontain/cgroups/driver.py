@@ -174,9 +174,9 @@ class CgroupDriver(Protocol):
         on hybrid a v2 group, on v1 the freezer: with it the group can also be frozen from its first moment.
         `delegate=True` makes it in every hierarchy and with every controller, for a task that makes groups in it.
 
-        Raises `LimitNotSupported` for a limit that cannot be enforced here (also for a field that this driver does not know),
-        `InvalidArgument` for a value that can never work, `CgroupError` when the name is taken. Nothing is left after
-        an error.
+        Raises `LimitNotSupported` for a limit that cannot be enforced here (also for a field that this driver does not
+        know), `InvalidArgument` for a value that can never work, `CgroupError` when the name is taken. Nothing is left
+        after an error.
         """
 
     def names(self) -> set[str]:

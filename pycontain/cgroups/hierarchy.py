@@ -75,7 +75,9 @@ class Layout(NamedTuple):
             )
         if not self.hierarchies:
             return Reason(
-                "no cgroup hierarchy is mounted here", "Mount one: mount -t cgroup2 cgroup2 /sys/fs/cgroup",
+                "no cgroup hierarchy is mounted here",
+                "Mount one: mount -t cgroup2 cgroup2 /sys/fs/cgroup (in a container: start that with a writable "
+                "/sys/fs/cgroup, as with_privileged() does)",
             )
         unified = next((h for h in self.hierarchies if h.version == 2), None)
         if unified and unified.obstacle:

@@ -160,6 +160,9 @@ SOCKET_FAMILIES: Final = (
 )  # fmt: skip
 
 
+JOIN_SESSION_KEYRING: Final = 1  # KEYCTL_*; without a name it is a new one
+
+
 def build(capabilities: frozenset[str], machine: str) -> Seccomp:
     """The default profile for these capabilities on a machine (a key of `syscall_numbers.MACHINES`)."""
     from pycontain.spec import Seccomp, Syscall
@@ -168,7 +171,10 @@ def build(capabilities: frozenset[str], machine: str) -> Seccomp:
     for capability, names in BY_CAPABILITY.items():
         if capability in capabilities:
             rules.append(Syscall(names=tuple(names.split()), action="SCMP_ACT_ALLOW"))
-    if "CAP_SYS_ADMIN" not in capabilities:
+    if "CAP_SYS_ADMIN" in capabilities:  # a container in it leaves its keyring for a new one, which gives it nothing
+        join = (_compare(0, "SCMP_CMP_EQ", JOIN_SESSION_KEYRING), _compare(1, "SCMP_CMP_EQ", 0))
+        rules.append(Syscall(names=("keyctl",), action="SCMP_ACT_ALLOW", args=join))
+    else:
         rules += _allow("clone", _masked_equal(0, CLONE_NAMESPACES, 0))
         rules.append(Syscall(names=("clone3",), action="SCMP_ACT_ERRNO", errno_ret=errno.ENOSYS))
     rules += _allow("personality", *(_compare(0, "SCMP_CMP_EQ", value) for value in PERSONALITIES))
