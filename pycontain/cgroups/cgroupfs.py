@@ -402,7 +402,7 @@ class CgroupfsDriver:
 
 
 def _check_name(name: str) -> None:
-    if not name or "/" in name or "\0" in name or name in (".", "..", v2.LEAF):
+    if not name or "/" in name or "\0" in name or name in (".", "..", v2.LEAF, v2.CALLER):
         raise InvalidArgument(f"not a name for a cgroup: {name!r}")
 
 

@@ -39,6 +39,8 @@ class Hierarchy(NamedTuple):
     controllers_obstacle: Reason | None = None
     """Why groups in `base` can have no other controllers than `usable`."""
     parent: str = PARENT
+    moves: bool = False
+    """Whether processes in `base` have to move to a group below it before that can give controllers to others."""
 
 
 class Layout(NamedTuple):
@@ -143,12 +145,28 @@ def _unified(mount: parse.Mount, own: str) -> Hierarchy:
     if not _holds_processes(base):
         return Hierarchy(2, base, controllers, controllers)
     # cgroup-v2.rst, "No Internal Process Constraint".
-    busy = Reason(
+    busy = why_immovable(base)
+    if busy is None:
+        return Hierarchy(2, base, controllers, controllers, moves=True)
+    enabled = controllers.intersection(_words(f"{base}/cgroup.subtree_control"))
+    return Hierarchy(2, base, controllers, enabled, None, busy)
+
+
+def why_immovable(base: str) -> Reason | None:
+    """Why the processes of a group cannot be moved to one below it. They can where the group is a container's whole
+    (the root of a cgroup namespace), or was delegated with the caller in it."""
+    kind = "".join(_words(f"{base}/cgroup.type"))
+    if kind != "domain":
+        return Reason(
+            f"{base} is a threaded group, and those give no group below them the controllers of processes",
+            "Use a group above it, or one that is not in threaded mode (cgroup-v2.rst, Threads)",
+        )
+    if _is_writable(f"{base}/cgroup.procs") and _is_writable(f"{base}/cgroup.subtree_control"):
+        return None
+    return Reason(
         f"{base} holds processes, and a cgroup v2 group with processes cannot give controllers to groups below it",
         "Move them to a group of their own below it before pycontain is used",
     )
-    enabled = controllers.intersection(_words(f"{base}/cgroup.subtree_control"))
-    return Hierarchy(2, base, controllers, enabled, None, busy)
 
 
 def _why_unwritable(mount: parse.Mount) -> Reason | None:
@@ -161,18 +179,32 @@ def _why_unwritable(mount: parse.Mount) -> Reason | None:
 
 
 def _delegated_group(mount: parse.Mount, own: str) -> str | None:
-    """The group above the caller's own when it was delegated to this user.
+    """The group above the caller's own when it was delegated to this user; or the caller's own, which it has to leave
+    for a group below, where systemd says that it was delegated (`Delegate=yes`).
 
-    The caller's own group never serves: it holds the caller. systemd's slices belong to systemd, also the user's, whose
-    directories the user could write to (https://systemd.io/CGROUP_DELEGATION/).
+    systemd's slices belong to systemd, also the user's, whose directories the user could write to
+    (https://systemd.io/CGROUP_DELEGATION/).
     """
     inside = own if mount.root == "/" else own[len(mount.root):] if own.startswith(mount.root + "/") else ""
-    above = inside.rpartition("/")[0]
-    if not above or above.endswith(".slice") or "/.." in own:
+    if "/.." in own:
         return None
-    directory = mount.mount_point.rstrip("/") + above
-    needed = (directory, f"{directory}/cgroup.procs", f"{directory}/cgroup.subtree_control")
-    return directory if all(map(_is_writable, needed)) else None
+    point = mount.mount_point.rstrip("/")
+    above = inside.rpartition("/")[0]
+    if above and not above.endswith(".slice") and _may_make_groups(point + above):
+        return point + above
+    return point + inside if inside and _says_delegated(point + inside) and _may_make_groups(point + inside) else None
+
+
+def _may_make_groups(directory: str) -> bool:
+    return all(map(_is_writable, (directory, f"{directory}/cgroup.procs", f"{directory}/cgroup.subtree_control")))
+
+
+def _says_delegated(directory: str) -> bool:
+    """The mark that systemd sets since version 251 (systemd.resource-control(5), Delegate=)."""
+    try:
+        return os.getxattr(directory, "user.delegate") == b"1"
+    except OSError:
+        return False
 
 
 def _is_writable(path: str) -> bool:

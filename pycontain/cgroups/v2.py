@@ -11,6 +11,7 @@ from pycontain.cgroups.move import empty_into
 from pycontain.errors import LimitNotSupported
 
 LEAF = "pycontain.task"  # where the processes of a group are once there are groups below it
+CALLER = "pycontain.caller"  # where those of the base are, this one among them, when it has to be left
 
 
 class UnifiedSubtree:
@@ -23,6 +24,7 @@ class UnifiedSubtree:
         self.parent = f"{hierarchy.base}/{hierarchy.parent}"
         self.controllers = hierarchy.usable
         self.ready: frozenset[str] | None = None
+        self._moves = hierarchy.moves
 
     def prepare(self, controllers: frozenset[str]) -> None:
         """Makes the parent directory and enables `controllers` for the groups in it.
@@ -33,8 +35,11 @@ class UnifiedSubtree:
             os.mkdir(self.parent, 0o755)
         except FileExistsError:
             pass
-        for group in (self.base, self.parent):
-            _enable(group, controllers)
+        if self._moves:
+            give(self.base, controllers, CALLER)
+        else:
+            _enable(self.base, controllers)
+        _enable(self.parent, controllers)
         self.ready = controllers | (self.ready or frozenset())
 
     def forget(self) -> None:
@@ -47,7 +52,8 @@ class UnifiedSubtree:
 
     def oom_kills(self, path: str) -> int:
         # Local: what happens in a group below, such as a container's own container, is not this group's end.
-        texts = (files.read_short(f"{part}/memory.events.local") for part in (path, f"{path}/{LEAF}"))
+        own = (path, f"{path}/{LEAF}", f"{path}/{CALLER}")
+        texts = (files.read_short(f"{part}/memory.events.local") for part in own)
         return sum(parse.flat_keyed(text).get("oom_kill", 0) for text in texts if text is not None)
 
 

@@ -38,6 +38,10 @@ def _privileges() -> Finding:
     who = f"user {os.geteuid()}" + (" in a user namespace" if obstacles.in_user_namespace() else "")
     reason = obstacles.privileges()
     if reason is None or obstacles.has_capability("CAP_SYS_ADMIN"):
+        for needed in obstacles.NEEDED_BESIDE_ADMIN if not obstacles.in_user_namespace() else ():
+            lacking = obstacles.missing_capability(needed)
+            if lacking is not None:
+                return partly(name, lacking)
         missing = [cap for cap in sorted(caps.DEFAULT) if not obstacles.has_capability(cap)]
         if missing:
             cause = f"{who}, without {', '.join(missing)}, which a container would have"

@@ -12,10 +12,11 @@ from pycontain.linux import capabilities as caps
 
 FILTER_REMEDY = (
     "If this is a container, start it with a filter that allows clone3, unshare and mount (such as with --security-opt "
-    "seccomp=unconfined)"
+    "seccomp=unconfined; for one of pycontain --cap-add SYS_ADMIN, NET_ADMIN and MKNOD are enough)"
 )
 INITIAL_MAP = ["0", "0", "4294967295"]
 OVERFLOW_ID = 65534
+NEEDED_BESIDE_ADMIN = ("CAP_MKNOD", "CAP_NET_ADMIN")  # outside of user namespaces: for /dev, and for the loopback device
 
 
 def user_namespaces() -> Reason | None:
@@ -170,6 +171,17 @@ def has_capability(name: str) -> bool:
         return bool(caps.of_process().effective >> caps.parse(name) & 1)
     except OSError:  # no /proc
         return os.geteuid() == 0
+
+
+def missing_capability(name: str) -> Reason | None:
+    """A capability that a start as root needs, and that a container often does not have."""
+    if has_capability(name):
+        return None
+    short = name.removeprefix("CAP_")
+    return Reason(
+        f"the process does not have {name}",
+        f"If this is a container, start it with --cap-add {short}; or use a user namespace: with_userns()",
+    )
 
 
 def in_user_namespace() -> bool:

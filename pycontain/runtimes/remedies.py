@@ -9,6 +9,7 @@ import errno
 
 from pycontain.cgroups import Reason
 from pycontain.cgroups.refusals import DESCRIPTORS, NO_DESCRIPTOR
+from pycontain.linux.plan import loopback
 from pycontain.runtimes import obstacles
 from pycontain.runtimes.labels import ATTRIBUTES
 
@@ -51,6 +52,7 @@ SAME_USER_NAMESPACE = Reason(
     "Leave it out: a user namespace that is not named is the caller's",
 )
 
+LOOPBACK = loopback().text
 NAMESPACE_CALLS = ("clone3", "unshare", "setns")
 
 
@@ -151,6 +153,11 @@ def _refused(syscall: str, step: str, user_namespace: bool) -> Reason | None:
         return Reason(
             "a capability was asked for that the caller does not have", "Ask for fewer, or run the caller with more"
         )
+    needed = "CAP_MKNOD" if syscall == "mknodat" else "CAP_NET_ADMIN" if step == LOOPBACK else None
+    if needed is not None and not inside:
+        missing = obstacles.missing_capability(needed)
+        if missing is not None:
+            return missing
     if user_namespace:  # inside it has all capabilities, unless somebody takes them away
         return obstacles.user_namespaces() or obstacles.confinement() or FORBIDDEN
     return obstacles.privileges() or obstacles.confinement() or FORBIDDEN

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from pycontain.cgroups import detect
+from pycontain.cgroups import detect, files
 from pycontain.cgroups.cgroupfs import CgroupfsDriver
-from pycontain.cgroups.hierarchy import Hierarchy, Layout, read_layout
+from pycontain.cgroups.hierarchy import Hierarchy, Layout, read_layout, why_immovable
 from pycontain.errors import LimitNotSupported, NotSupported
 from pycontain.spec import Memory, Resources
 
@@ -16,7 +16,7 @@ LIMITED = Resources(memory=Memory(limit=32 << 20))
 
 REPORT = """
 $PYTHON - <<'END'
-from pycontain.cgroups import detect
+from pycontain.cgroups import detect, files
 from pycontain.errors import LimitNotSupported
 from pycontain.spec import Memory, Resources
 driver = detect()
@@ -123,7 +123,7 @@ def test_only_a_part_of_a_hierarchy_may_be_mounted(fresh_python, tmp_path):
     assert output.startswith(f"made {tmp_path}/pycontain/test-detection")
 
 
-def test_a_v2_root_with_processes_gives_no_controllers(fresh_python, tmp_path):
+def test_a_v2_root_with_processes_gives_controllers_when_they_have_moved_below_it(fresh_python, tmp_path):
     driver = detect()
     if driver.hierarchy != "v2" or "memory" not in driver.controllers:
         pytest.skip("the memory controller is not on cgroup v2, or cannot be used")
@@ -139,5 +139,20 @@ def test_a_v2_root_with_processes_gives_no_controllers(fresh_python, tmp_path):
     finally:
         group.kill()
         group.remove()
-    assert output.startswith(f"refused the limit memory.limit cannot be enforced: {tmp_path} holds processes, and a ")
-    assert "Move them to a group of their own" in output
+    assert output.startswith(f"made {tmp_path}/pycontain/test-detection")
+
+
+def test_a_threaded_group_gives_no_controllers():
+    unified = next((h for h in read_layout().hierarchies if h.version == 2 and not h.obstacle), None)
+    if unified is None:
+        pytest.skip("there is no cgroup v2 in which groups can be made")
+    group = detect().create(f"test-{os.getpid()}-threaded", None, kill=True)
+    path = next(path for path in group.paths if path.startswith(unified.base))
+    try:
+        assert why_immovable(path) is None
+        os.mkdir(f"{path}/below")
+        files.write(f"{path}/below/cgroup.type", "threaded")  # which makes the one above "domain threaded"
+        assert why_immovable(path).cause.startswith(f"{path} is a threaded group")
+        assert why_immovable(f"{path}/below").cause.startswith(f"{path}/below is a threaded group")
+    finally:
+        group.remove()
