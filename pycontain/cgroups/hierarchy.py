@@ -136,7 +136,7 @@ def _unified(mount: parse.Mount, own: str) -> Hierarchy:
     obstacle = _why_unwritable(mount)
     base = mount.mount_point
     if obstacle and "ro" not in mount.options | mount.super_options:
-        delegated = _delegated_group(mount, own)
+        delegated = delegated_group(mount, own)
         if delegated:
             base, obstacle = delegated, None
     controllers = frozenset(_words(f"{base}/cgroup.controllers"))
@@ -178,7 +178,7 @@ def _why_unwritable(mount: parse.Mount) -> Reason | None:
     return None
 
 
-def _delegated_group(mount: parse.Mount, own: str) -> str | None:
+def delegated_group(mount: parse.Mount, own: str) -> str | None:
     """The group above the caller's own when it was delegated to this user; or the caller's own, which it has to leave
     for a group below, where systemd says that it was delegated (`Delegate=yes`).
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 
 import pytest
+from confined import NOBODY
 
-from pycontain.cgroups import detect, files
+from pycontain.cgroups import detect, files, parse
 from pycontain.cgroups.cgroupfs import CgroupfsDriver
-from pycontain.cgroups.hierarchy import Hierarchy, Layout, read_layout, why_immovable
+from pycontain.cgroups.hierarchy import (
+    Hierarchy,
+    Layout,
+    delegated_group,
+    is_visible,
+    read_layout,
+    why_immovable,
+)
 from pycontain.errors import LimitNotSupported, NotSupported
 from pycontain.spec import Memory, Resources
 
@@ -16,7 +24,7 @@ LIMITED = Resources(memory=Memory(limit=32 << 20))
 
 REPORT = """
 $PYTHON - <<'END'
-from pycontain.cgroups import detect, files
+from pycontain.cgroups import detect, files, parse
 from pycontain.errors import LimitNotSupported
 from pycontain.spec import Memory, Resources
 driver = detect()
@@ -156,3 +164,23 @@ def test_a_threaded_group_gives_no_controllers():
         assert why_immovable(f"{path}/below").cause.startswith(f"{path}/below is a threaded group")
     finally:
         group.remove()
+
+
+def test_the_callers_own_group_serves_when_systemd_says_that_it_was_delegated(as_nobody):
+    mounts = parse.mountinfo(files.read("/proc/self/mountinfo"))
+    mount = next((m for m in mounts if m.file_system == "cgroup2" and m.root == "/" and is_visible(m)), None)
+    if os.geteuid() != 0 or mount is None or "ro" in mount.options:
+        pytest.skip("there is no cgroup v2 in which this user can make groups")
+    path = f"{mount.mount_point}/test-delegated-{os.getpid()}"
+    os.mkdir(path)
+    try:
+        for name in (path, f"{path}/cgroup.procs", f"{path}/cgroup.subtree_control"):
+            os.chown(name, NOBODY, NOBODY)
+        def found() -> str:
+            return str(delegated_group(mount, path[len(mount.mount_point):]))
+
+        assert as_nobody(found) == "None"
+        os.setxattr(path, "user.delegate", b"1")
+        assert as_nobody(found) == path
+    finally:
+        os.rmdir(path)
