@@ -215,5 +215,44 @@ except LimitNotSupported as error:
 def test_the_doctor_finds_nothing_missing_where_it_is_all_there() -> None:
     if not doctor().ok:
         pytest.skip("containers cannot be run here")
-    code = "from pycontain import doctor; print(json.dumps(doctor().ok))"
-    assert answer(nested(Container.from_host().with_privileged(), code)) is True
+    code = """
+from pycontain import doctor
+print(json.dumps([str(finding) for finding in doctor().findings if finding.required and finding.state == "no"]))
+"""
+    assert answer(nested(Container.from_host().with_privileged(), code)) == []
+
+
+def test_the_group_that_systemd_makes_is_delegated_too() -> None:
+    """In a process of its own, which the connection to systemd ends with."""
+    limited()
+    if not Path("/run/systemd/system").is_dir():
+        pytest.skip("systemd does not run here")
+    program = PRELUDE + """
+if len(sys.argv) == 2:
+    print(inside(Container.from_host().with_cgroup(driver="systemd").with_privileged(), "x").text, end="")
+else:
+    forks = "for i in 1 2 3 4 5 6 7; do sleep 1 & done; wait"
+    print(json.dumps(Container.from_host().with_limits(pids=6).run(["sh", "-c", forks]).stderr.decode()))
+"""
+    argv = [sys.executable, "-W", "error", "-c", program, program]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=LONG, check=False)
+    assert "fork" in json.loads(done.stdout), done.stderr
+
+
+def test_where_no_third_overlay_can_be_the_clone_is_read_only_and_the_doctor_says_so() -> None:
+    code = """
+from pycontain import doctor
+if len(sys.argv) == 2:
+    print(inside(Container.from_host().with_privileged(), "deeper").text, end="")
+else:
+    wrote = Container.from_host().run(["touch", "/file"])
+    state = doctor()["mount: overlay"]
+    print(json.dumps([wrote.ok, wrote.stderr.decode(), state.state, state.detail]))
+"""
+    wrote, message, state, detail = answer(nested(Container.from_host().with_privileged(), code))
+    if wrote:
+        assert state == "yes"
+        pytest.skip("here the clone is not made of overlays")
+    assert "Read-only" in message
+    assert state == "partly"
+    assert "not on the file system of /" in detail

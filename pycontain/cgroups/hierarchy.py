@@ -161,7 +161,8 @@ def why_immovable(base: str) -> Reason | None:
             f"{base} is a threaded group, and those give no group below them the controllers of processes",
             "Use a group above it, or one that is not in threaded mode (cgroup-v2.rst, Threads)",
         )
-    if _is_writable(f"{base}/cgroup.procs") and _is_writable(f"{base}/cgroup.subtree_control"):
+    seen = "0" not in _words(f"{base}/cgroup.procs")  # which stands for a process of another pid namespace
+    if seen and _is_writable(f"{base}/cgroup.procs") and _is_writable(f"{base}/cgroup.subtree_control"):
         return None
     return Reason(
         f"{base} holds processes, and a cgroup v2 group with processes cannot give controllers to groups below it",

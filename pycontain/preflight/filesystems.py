@@ -44,13 +44,26 @@ def _alone() -> list[Step]:
 
 
 def _overlay() -> Finding:
+    """On the root's file system, which may be an overlay itself: two can be stacked, and no more (in a container in a
+    container). Then on a tmpfs."""
+    finding = _overlay_on(steps.open_path("/etc", "lower", directory=True))
+    if finding.state != "no":
+        return finding
+    base = [steps.file_system("tmpfs", "base"), steps.attach("base", "/tmp", root=None), steps.mkdir("base", "lower")]
+    other = _overlay_on(*base, steps.open_path("lower", "lower", root="base", directory=True))
+    if other.state == "no":
+        return finding
+    cause = "not on the file system of /, of which a clone is read-only therefore; on others"
+    return partly(finding.name, Reason(cause, "For a clone that can be written to, start it less deep in containers"))
+
+
+def _overlay_on(*lower: Step) -> Finding:
     nested = obstacles.in_user_namespace()
-    lower = steps.open_path("/etc", "lower", directory=True)
     return try_both(
         "mount: overlay",
-        [*_alone(), lower, *overlay_on_tmpfs(["lower"], nested)],
+        [*_alone(), *lower, *overlay_on_tmpfs(["lower"], nested)],
         MOUNT,
-        [*_alone(), lower, *overlay_on_tmpfs(["lower"], True)],
+        [*_alone(), *lower, *overlay_on_tmpfs(["lower"], True)],
         detail="with userxattr" if nested else "",
         required=True,
     )
