@@ -46,6 +46,18 @@ KINDS: dict[str, Callable[[Container], Container]] = {
     "capabilities": lambda container: container.with_capabilities(add=ENOUGH).with_mount(CGROUPS),
     "user namespace": lambda container: container.with_privileged().with_userns(),
 }
+MAP = ((0, 100000, 65536),)
+
+
+def mapped(container: Container) -> Container:
+    """Root inside is a user without privileges outside, who has to reach this interpreter."""
+    for place in (sys.executable, pycontain.__file__):
+        if any(not parent.stat().st_mode & 0o001 for parent in Path(place).resolve().parents):
+            pytest.skip(f"other users than root cannot reach {place}")
+    return container.with_privileged().with_userns(MAP, MAP)
+
+
+KINDS["mapped user namespace"] = mapped
 KIND = pytest.mark.parametrize("kind", KINDS)
 
 

@@ -16,6 +16,14 @@ def write_maps(pid: int, uid_map: tuple[IDMapping, ...], gid_map: tuple[IDMappin
     _write(pid, "gid_map", _lines(gid_map))
 
 
+def outside(container_id: int, mappings: tuple[IDMapping, ...]) -> int | None:
+    """Who an id of the user namespace is outside of it; None when it is nobody."""
+    for m in mappings:
+        if m.container_id <= container_id < m.container_id + m.size:
+            return m.host_id + container_id - m.container_id
+    return None
+
+
 def _lines(mappings: tuple[IDMapping, ...]) -> str:
     return "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings)
 

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pycontain.cgroups import Cgroup, CgroupDriver, CgroupUsage
+from pycontain.cgroups.delegate import hand_over
 from pycontain.errors import NotSupported, TaskError
 from pycontain.linux.pidfd import Ended, wait
 from pycontain.runtimes import owner as owners
 from pycontain.runtimes.compile import Compiled
 from pycontain.runtimes.drivers import cgroup_driver, remove_empty_parents
-from pycontain.runtimes.idmap import write_maps
+from pycontain.runtimes.idmap import outside, write_maps
 from pycontain.runtimes.launch import INIT_REPORT, Launch, Streams
 
 if TYPE_CHECKING:
@@ -89,8 +90,16 @@ class NativeProcess:
             self._group_name(), self._resources(), kill=self._compiled.kill_group, delegate=self._compiled.delegates
         )
         self.cgroup = cgroup if cgroup.paths else None
+        if self._compiled.delegates:
+            self._hand_over(cgroup)
         if self._compiled.kill_group:
             self._entry.record_group(_kill_file(cgroup))
+
+    def _hand_over(self, cgroup: Cgroup) -> None:
+        """Root of a user namespace makes groups with the rights of who it is outside."""
+        uid, gid = outside(0, self._compiled.uid_map), outside(0, self._compiled.gid_map)
+        if uid and gid and os.geteuid() == 0:
+            hand_over(cgroup.paths, uid, gid)
 
     def _pid_word(self) -> int:
         """Where the kernel may write the pid itself; 0 when something has to be done for the process while it waits."""

@@ -16,7 +16,7 @@ FILTER_REMEDY = (
 )
 INITIAL_MAP = ["0", "0", "4294967295"]
 OVERFLOW_ID = 65534
-NEEDED_BESIDE_ADMIN = ("CAP_MKNOD", "CAP_NET_ADMIN")  # outside of user namespaces: for /dev, and for the loopback device
+NEEDED_BESIDE_ADMIN = ("CAP_MKNOD", "CAP_NET_ADMIN")  # for /dev and the loopback device, but in user namespaces
 
 
 def user_namespaces() -> Reason | None:
