@@ -75,6 +75,8 @@ def profile_text(profile: Path | Mapping[str, Any]) -> str:
             text = json.dumps(profile)
         except (TypeError, ValueError) as error:
             raise InvalidArgument(f"the seccomp profile cannot be written as JSON: {error}") from None
+    elif not isinstance(profile, (str, os.PathLike)):
+        raise InvalidArgument(f"{profile!r} is not a seccomp profile")
     elif isinstance(profile, str) and profile.lstrip().startswith("{"):
         text = profile
     else:

@@ -121,8 +121,8 @@ class Hardened(Description):
 
         A machine without AppArmor makes the start fail with `NotSupported`.
         """
-        if not profile:
-            raise InvalidArgument("the name of an AppArmor profile cannot be empty")
+        if not isinstance(profile, str) or not profile:
+            raise InvalidArgument(f"{profile!r} is not the name of an AppArmor profile")
         return self._with_process(apparmor_profile=profile)
 
     def with_selinux(self, label: str) -> Self:
@@ -130,7 +130,7 @@ class Hardened(Description):
 
         A machine without SELinux makes the start fail with `NotSupported`.
         """
-        if len(label.split(":", 3)) < 3:
+        if not isinstance(label, str) or not all(label.split(":", 3)) or label.count(":") < 2:
             raise InvalidArgument(f"{label!r} is not an SELinux context", remedy="Write user:role:type or ...:level")
         return self._with_process(selinux_label=label)
 
@@ -168,4 +168,7 @@ def _capabilities(names: Iterable[str], what: str) -> frozenset[str]:
 
     if isinstance(names, str):
         raise InvalidArgument(f"{what}={names!r} is one name", remedy=f"Give a list: {what}=[{names!r}]")
+    for name in (names := tuple(names)):
+        if not isinstance(name, str):
+            raise InvalidArgument(f"{name!r} is not the name of a capability")
     return frozenset(ALL if name.lower() == ALL else caps.NAMES[caps.parse(name)] for name in names)

@@ -83,6 +83,7 @@ def test_another_user_gets_no_capability_that_was_added(box: Container) -> None:
         ({"add": ["nonsense"]}, "unknown capability"),
         ({"drop": ["net_rw"]}, "unknown capability"),
         ({"add": "net_raw"}, "one name"),
+        ({"add": [13]}, "not the name"),
         ({"add": ["kill"], "drop": ["CAP_KILL"]}, "both"),
         ({"add": ["all"], "drop": ["all"]}, "both"),
     ],
@@ -229,6 +230,9 @@ def test_the_profile_of_podman_runs_programs(box: Container) -> None:
         ("/nowhere", InvalidArgument, "cannot be read"),
         ("Unconfined", InvalidArgument, "cannot be read"),
         ("/", InvalidArgument, "cannot be read"),
+        ("\0", InvalidArgument, "cannot be read"),
+        (b"{}", InvalidArgument, "not a seccomp profile"),
+        (0, InvalidArgument, "not a seccomp profile"),
     ],
 )
 def test_what_is_no_profile_is_refused_at_once(
@@ -303,10 +307,13 @@ def test_the_profile_of_apparmor_is_that_of_the_command(box: Container) -> None:
 
 
 def test_a_label_of_another_form_is_refused(box: Container) -> None:
-    with pytest.raises(InvalidArgument):
-        box.with_apparmor("")
-    with pytest.raises(InvalidArgument, match="SELinux context"):
-        box.with_selinux("container_t")
+    anything: Any
+    for anything in ("", None, 1):
+        with pytest.raises(InvalidArgument, match="AppArmor profile"):
+            box.with_apparmor(anything)
+    for anything in ("container_t", "a:b", "::", "a::c", None):
+        with pytest.raises(InvalidArgument, match="SELinux context"):
+            box.with_selinux(anything)
 
 
 # ---- oom_score_adj, I/O priority
