@@ -466,6 +466,11 @@ def test_init_reaps_orphans_while_the_command_runs(box: Container) -> None:
     assert "pycontain-init" in lines[0]
 
 
+def test_the_command_line_of_init_names_the_command_alone(box: Container) -> None:
+    script = "tr '\\0' '|' < /proc/1/cmdline"
+    assert sh(box.with_init(), script) == f"pycontain-init sh -c {script}|"
+
+
 @pytest.mark.parametrize("number", [1, 2, 3, 10, 12, 15, 28, signal.SIGRTMIN + 2])
 def test_init_forwards_signals(box: Container, tmp_path: Path, number: int) -> None:
     number = int(number)

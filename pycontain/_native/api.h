@@ -16,7 +16,8 @@ enum pc_op {
     PC_PDEATHSIG,     /* n1 = signal */
     PC_JOIN,          /* setns(fd, n1) */
     PC_UNSHARE,       /* unshare(n1) */
-    PC_FORK,          /* go on in a child, a sibling of this process (helper only): makes a joined pid namespace ours */
+    PC_FORK,          /* go on in a child, a sibling of this process (helper only): makes a joined pid namespace ours; n1: held
+                         until the parent's word */
     PC_ENTER,         /* write "0" to the n2 slots from fd2 on that are filled: v1 `tasks` files */
     PC_WRITE_FILE,    /* open s1 below fd (openat2 flags n1, resolve n2), write the data */
     PC_PROPAGATION,   /* the whole mount tree at "/" gets propagation n1 */

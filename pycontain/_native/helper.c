@@ -72,7 +72,7 @@ static void block_all_signals(void)
 
 /* What init and join tell Python. */
 struct report { int32_t kind, error, detail, syscall; };
-enum { REPORT_RUNNING = 1, REPORT_FAILED, REPORT_ENDED };
+enum { REPORT_RUNNING = 1, REPORT_FAILED, REPORT_ENDED, REPORT_FORKED, REPORT_INSIDE };
 
 static void tell(int fd, int kind, int error, int detail, int syscall)
 {
@@ -121,6 +121,24 @@ static void reap(long child, int report)
         }
 }
 
+/* Lets /proc/1/cmdline name the command, without the numbers and candidates before it. A last byte other than 0 tells the
+ * kernel that the line ends at the first 0, and that its words may be apart by blanks (get_mm_cmdline, fs/proc/base.c). */
+static void show_command(char **argv, char **words)
+{
+    char *to = argv[0], *from = to;
+
+    while (*to)
+        to++;
+    for (; *words; words++) { /* they begin behind what is written */
+        *to++ = ' ';
+        for (from = *words; *from; from++)
+            *to++ = *from;
+    }
+    for (; to < from; to++)
+        *to = 0;
+    *to = '.';
+}
+
 /* argv: pycontain-init REPORT_FD COUNT CANDIDATE... ARGUMENT... */
 static void init_main(int argc, char **argv, char **envp)
 {
@@ -140,6 +158,7 @@ static void init_main(int argc, char **argv, char **envp)
     child = PC_CALL(clone, SIGCHLD, 0, 0, 0, 0);
     if (child == 0)
         run_command(argv + 3, count, argv + 3 + count, envp, result[1]);
+    show_command(argv, argv + 3 + count);
     PC_CALL(close, result[1]);
     for (int fd = 0; fd < 3; fd++) /* the command's streams end when it closes them, not when init does */
         PC_CALL(close, fd);
@@ -290,24 +309,34 @@ static void pause_main(int argc, char **argv)
 
 static int join_socket;
 
-/* PC_FORK: the child, a sibling of this process, waits for the parent's word and goes on; this process ends. */
-static long join_fork(struct pc_context *context)
+/* A message to Python, struct MESSAGE of pycontain/runtimes/join.py. */
+static void report(int kind, int error, int detail, int syscall, int step)
 {
-    char byte;
-    long pid = PC_CALL(clone, SIGCHLD | CLONE_PARENT, 0, 0, 0, 0), fd;
+    int32_t message[5] = { kind, error, detail, syscall, step };
 
-    (void)context;
+    PC_CALL(write, join_socket, message, sizeof message);
+}
+
+/* PC_FORK: the child, a sibling of this process, goes on, and this process ends. Python gets the child's pidfd. */
+static long join_fork(int held)
+{
+    int32_t message[5] = { REPORT_FORKED, 0, 0, 0, 0 };
+    char byte;
+    int fd = -1;
+    long pid = PC_CALL(clone, SIGCHLD | CLONE_PARENT | CLONE_PIDFD, 0, &fd, 0, 0);
+
     if (pid < 0)
         return pid;
     if (pid > 0) {
-        fd = PC_CALL(pidfd_open, pid, 0);
-        if (fd < 0 || pc_send_fd(join_socket, (int)fd) < 0) {
-            PC_CALL(kill, pid, SIGKILL);
+        message[2] = (int32_t)pid;
+        if (pc_send_fd(join_socket, fd, message, sizeof message) < 0) {
+            PC_CALL(pidfd_send_signal, fd, SIGKILL, NULL, 0);
             leave(125);
         }
         leave(0);
     }
-    return PC_CALL(read, join_socket, &byte, 1) == 1 ? 0 : -EOWNERDEAD;
+    report(REPORT_INSIDE, 0, (int)PC_CALL(getpid, 0), 0, 0);
+    return !held || PC_CALL(read, join_socket, &byte, 1) == 1 ? 0 : -EOWNERDEAD;
 }
 
 /* argv: pycontain-join SOCKET_FD MEMORY_FD PLAN_SIZE COMMAND_SIZE POINTERS
@@ -331,8 +360,10 @@ static void join_main(int argc, char **argv)
                              number(argv[2]), 0);
     execution.pointers = (void *)PC_CALL(mmap, NULL, pointers * sizeof(char *), PROT_READ | PROT_WRITE,
                                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if ((unsigned long)memory > -4096UL || (unsigned long)execution.pointers > -4096UL)
+    if ((unsigned long)memory > -4096UL || (unsigned long)execution.pointers > -4096UL) {
+        report(REPORT_FAILED, ENOMEM, -1, __NR_mmap, -1);
         leave(125);
+    }
     PC_CALL(close, number(argv[2]));
     PC_CALL(fcntl, join_socket, 2 /* F_SETFD */, 1 /* FD_CLOEXEC */);
     execution.context = (struct pc_context *)memory;
@@ -347,10 +378,7 @@ static void join_main(int argc, char **argv)
         leave(125);
     if (pc_execute(&execution) != 0) {
         const struct pc_context *c = execution.context;
-        struct { struct report report; int32_t failed; } message = {
-            { REPORT_FAILED, c->error, c->detail, c->syscall }, c->failed,
-        };
-        PC_CALL(write, join_socket, &message, sizeof message);
+        report(REPORT_FAILED, c->error, c->detail, c->syscall, c->failed);
         leave(127);
     }
     leave(0);

@@ -613,21 +613,25 @@ static long op_seccomp(exec_t *x, step_t *s)
     return CALL(x, seccomp, SECCOMP_SET_MODE_FILTER, s->n1, &program);
 }
 
+/* A directory that the container has moved out of its root meanwhile, or one of a descriptor that leaked, would be outside:
+ * for those getcwd tells no absolute path (CVE-2024-21626). */
 static long op_chdir(exec_t *x, step_t *s)
 {
+    char path[PATH_SIZE];
     long fd = open_at(x, AT_FDCWD, text(x, s->s1), O_PATH | O_DIRECTORY, 0, RESOLVE_NO_MAGICLINKS), ret;
 
     if (fd < 0)
         return fd;
     ret = CALL(x, fchdir, fd);
     PC_CALL(close, fd);
-    return ret;
+    if (ret == 0)
+        ret = CALL(x, getcwd, path, sizeof path);
+    return ret < 0 ? ret : path[0] == '/' ? 0 : -EXDEV;
 }
 
-long pc_send_fd(int socket, int fd)
+long pc_send_fd(int socket, int fd, const void *data, size_t size)
 {
-    char byte = 0;
-    struct { void *base; size_t len; } iov = { &byte, 1 };
+    struct { const void *base; size_t len; } iov = { data, size };
     struct { size_t len; int level, type, fd, pad; } control = { sizeof(size_t) + 3 * sizeof(int), 1, 1 /* SCM_RIGHTS */, fd, 0 };
     struct { void *name; int namelen; void *iov; size_t iovlen; void *control; size_t controllen; int flags; } message = {
         NULL, 0, &iov, 1, &control, sizeof control, 0,
@@ -651,7 +655,7 @@ static long op_terminal(exec_t *x, step_t *s)
     if (ret == 0 && (s->n1 || s->n2))
         ret = CALL(x, ioctl, fd_of(x, s->out), 0x5414 /* TIOCSWINSZ */, &size);
     if (ret == 0)
-        ret = (x->context->syscall = __NR_sendmsg, pc_send_fd(fd_of(x, s->fd2), (int)master));
+        ret = (x->context->syscall = __NR_sendmsg, pc_send_fd(fd_of(x, s->fd2), (int)master, "", 1));
     PC_CALL(close, master);
     return ret;
 }
@@ -745,7 +749,7 @@ static long run_step(exec_t *x, step_t *s)
     case PC_PDEATHSIG: return CALL(x, prctl, PR_SET_PDEATHSIG, s->n1, 0, 0, 0);
     case PC_JOIN: return CALL(x, setns, fd_of(x, s->fd), s->n1);
     case PC_UNSHARE: return CALL(x, unshare, s->n1);
-    case PC_FORK: return x->fork ? x->fork(x->context) : -ENOSYS;
+    case PC_FORK: return x->fork ? x->fork(s->n1 != 0) : -ENOSYS;
     case PC_ENTER: return op_enter(x, s);
     case PC_WRITE_FILE: return op_write_file(x, s);
     case PC_PROPAGATION: return op_propagation(x, s);

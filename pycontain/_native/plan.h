@@ -13,13 +13,13 @@ struct pc_execution {
     const struct pc_command *command;
     struct pc_context *context;
     const char **pointers;
-    long (*fork)(struct pc_context *context); /* PC_FORK, or NULL where it is not allowed */
+    long (*fork)(int held); /* PC_FORK, or NULL where it is not allowed */
 };
 
 /* Runs the steps in order. Returns only when one fails (recorded in the context) or the last was not PC_EXEC. */
 int pc_execute(const struct pc_execution *execution);
 
-/* Sends one descriptor, with one byte, over a socket. */
-long pc_send_fd(int socket, int fd);
+/* Sends one descriptor with some data over a socket. */
+long pc_send_fd(int socket, int fd, const void *data, size_t size);
 
 #endif

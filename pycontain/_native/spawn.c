@@ -283,10 +283,10 @@ const char *pc_syscall_name(int nr)
     switch (nr) {
     NAME(ppoll) NAME(write) NAME(openat) NAME(openat2) NAME(mkdirat) NAME(mknodat) NAME(symlinkat) NAME(statx) NAME(setns)
     NAME(unshare) NAME(mount) NAME(umount2) NAME(open_tree) NAME(move_mount) NAME(fsopen) NAME(fsconfig) NAME(fsmount)
-    NAME(mount_setattr) NAME(pivot_root) NAME(chdir) NAME(fchdir) NAME(socket) NAME(ioctl) NAME(keyctl) NAME(prctl)
+    NAME(mount_setattr) NAME(pivot_root) NAME(chdir) NAME(fchdir) NAME(getcwd) NAME(socket) NAME(ioctl) NAME(keyctl) NAME(prctl)
     NAME(setgroups) NAME(setresgid) NAME(setresuid) NAME(capset) NAME(seccomp) NAME(sendmsg) NAME(rt_sigaction)
     NAME(rt_sigprocmask) NAME(fcntl) NAME(dup3) NAME(close_range) NAME(execve) NAME(execveat) NAME(sethostname)
-    NAME(setdomainname) NAME(prlimit64) NAME(ioprio_set) NAME(setsid) NAME(umask) NAME(clone3) NAME(clone)
+    NAME(setdomainname) NAME(prlimit64) NAME(ioprio_set) NAME(setsid) NAME(umask) NAME(clone3) NAME(clone) NAME(mmap)
     }
     return "";
 }

@@ -138,8 +138,9 @@ def pdeathsig(signal: int) -> Step:
     return Step(f"prctl PR_SET_PDEATHSIG {signal}", lib.PC_PDEATHSIG, n1=signal)
 
 
-def fork() -> Step:
-    return Step("fork into the joined pid namespace", lib.PC_FORK)
+def fork(*, held: bool = False) -> Step:
+    """With `held`, the process waits there until the caller has recorded it."""
+    return Step("fork into the joined pid namespace", lib.PC_FORK, n1=int(held))
 
 
 def keep(fd: str) -> Step:

@@ -225,7 +225,7 @@ class _Compiler:
         if linux.time_offsets:
             result.append(steps.write_file("/proc/self/timens_offsets", _time_offsets(linux)))
         if forks:
-            result.append(steps.fork())
+            result.append(steps.fork(held=True))
         if "user" in self.joins or ("user" in self.new and maps_root(linux)):  # ids without a map cannot own files
             result.append(steps.identity(0, 0, [], keep_groups=True))
         return [*result, steps.setsid(), steps.session_keyring()]

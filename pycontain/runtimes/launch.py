@@ -105,7 +105,7 @@ class Launch:
             if compiled.helper:
                 from pycontain.runtimes.join import start_joined
 
-                start_joined(compiled, self._command(), self.descriptors, record, into)
+                start_joined(compiled, self._command(), self.descriptors, record, into, pid_word)
             else:
                 start(
                     compiled.plan, self._command(), self.descriptors, record,

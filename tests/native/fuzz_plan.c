@@ -180,9 +180,9 @@ long pc_fake_syscall(long nr, long a, long b, long c, long d, long e, long f)
 
 static long refused, executed, ended;
 
-static long fake_fork(struct pc_context *unused)
+static long fake_fork(int held)
 {
-    (void)unused;
+    (void)held;
     return below(4) ? 0 : -EAGAIN;
 }
 
