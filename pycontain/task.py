@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from pycontain.errors import InvalidArgument, TaskError, WaitTimeout
+from pycontain.linux.signals import would_arrive
 from pycontain.result import Reason, Result, Usage
 from pycontain.runtimes.failure import no_descriptors
 from pycontain.runtimes.launch import command_of
@@ -121,7 +122,7 @@ class Task:
         _check_signal(signal)
         if self._ended:
             return self.wait()
-        if self._would_arrive(signal):
+        if would_arrive(self.pid, signal):
             self._process.send_signal(signal)
             if self._process.frozen:
                 try:
@@ -188,27 +189,6 @@ class Task:
         if not self._ended:
             self._killed_for = self._killed_for or reason
             self._process.kill()
-
-    def _would_arrive(self, number: int, *, ignored: bool = False) -> bool:
-        """Whether the first process handles a signal, or blocks it and may wait for it: process 1 gets no others.
-
-        With `ignored` also whether it ignores it, which any other process could do as well.
-        """
-        fields = ("SigCgt:", "SigBlk:", "SigIgn:") if ignored else ("SigCgt:", "SigBlk:")
-        caught = 0
-        try:
-            if _waits_for_signals(self.pid):
-                return True
-            with open(f"/proc/{self.pid}/status") as file:
-                for line in file:
-                    if line.startswith("NSpid:") and line.split()[-1] != "1":
-                        return True
-                    if line.startswith(fields):
-                        caught |= int(line.split()[1], 16)
-            # again: one that began to wait between the two readings was not waiting in the first, nor blocking in the second
-            return bool(caught >> (number - 1) & 1) or _waits_for_signals(self.pid)
-        except OSError:
-            return True
 
     def __enter__(self) -> Self:
         return self
@@ -352,14 +332,3 @@ class Task:
 def _check_signal(number: int) -> None:
     if not 0 < number < signals.NSIG:
         raise InvalidArgument(f"{number} is not a signal")
-
-
-def _waits_for_signals(pid: int) -> bool:
-    """Whether a thread is in sigwait(3), as inits are: the kernel unblocks what it waits for meanwhile, so that
-    /proc/PID/status shows it neither as blocked nor as caught (do_sigtimedwait, kernel/signal.c)."""
-    number = "137" if os.uname().machine == "aarch64" else "128"  # rt_sigtimedwait
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{thread}/syscall") as file:
-            if file.read().split()[0] == number:
-                return True
-    return False

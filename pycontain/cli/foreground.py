@@ -15,6 +15,7 @@ from attrs import define, field
 from typing_extensions import Self
 
 from pycontain.errors import PycontainError
+from pycontain.linux.signals import would_arrive
 from pycontain.streams import DEVNULL
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class Foreground:
         """Process 1 does not get a signal that it does not handle, of which any other process would die."""
         if number == signal.SIGINT:
             self._interrupts += 1
-        return self._interrupts > 1 or (number in ENDING and not self.task._would_arrive(number, ignored=True))
+        return self._interrupts > 1 or (number in ENDING and not would_arrive(self.task.pid, number, ignored=True))
 
     def interrupt_key(self) -> None:
         """When Ctrl-C is typed while process 1 itself is in the foreground of its terminal."""
@@ -220,7 +221,7 @@ class Foreground:
             group = os.tcgetpgrp(self.relay.terminal)
         except OSError:  # nobody has the terminal
             return
-        if group == self.task.pid and not self.task._would_arrive(signal.SIGINT, ignored=True):
+        if group == self.task.pid and not would_arrive(self.task.pid, signal.SIGINT, ignored=True):
             self._kill(128 + signal.SIGINT)
 
     def follow_window(self) -> None:
