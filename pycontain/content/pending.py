@@ -4,7 +4,6 @@ and may be resumed or removed."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import stat
@@ -79,9 +78,12 @@ class Pending:
 
 
 def remove_pending(directory: int, name: str, older_than: float) -> bool:
-    """Removes a pending file that no one holds, and that was last written `older_than` seconds ago or earlier."""
+    """Removes a pending file that no one holds, and that was last written `older_than` seconds ago or earlier; also
+    what is no file. Gives whether it did."""
     try:
-        fd = _open(directory, name, os.O_RDWR)
+        if _removed_unless_file(directory, name):
+            return True
+        fd = os.open(name, _FLAGS, dir_fd=directory)
     except FileNotFoundError:
         return False
     try:
@@ -109,7 +111,11 @@ def _open_locked(directory: int, name: str, done: Callable[[], bool], patience: 
     for _ in range(_ATTEMPTS):
         if done():
             return None
-        fd = _open(directory, name, os.O_RDWR | os.O_CREAT)
+        try:
+            _removed_unless_file(directory, name)
+        except FileNotFoundError:
+            pass
+        fd = os.open(name, _FLAGS | os.O_CREAT, 0o644, dir_fd=directory)
         try:
             _lock(fd, name, patience)
             # The one that had the lock has published or removed the file; what we have locked is not pending then.
@@ -126,20 +132,12 @@ def _open_locked(directory: int, name: str, done: Callable[[], bool], patience: 
     raise StoreError(f"{name} is made and removed by others all the time")
 
 
-def _open(directory: int, name: str, flags: int) -> int:
-    """Opens the file. What is no file is removed: a fifo, a device or a link is never opened."""
-    for _ in range(_ATTEMPTS):
-        try:
-            if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                remove(directory, name)
-        except FileNotFoundError:
-            pass
-        try:
-            return os.open(name, flags | _FLAGS, 0o644, dir_fd=directory)
-        except OSError as error:
-            if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-                raise
-    raise StoreError(f"{name} is replaced by others all the time")
+def _removed_unless_file(directory: int, name: str) -> bool:
+    """What is no file is removed before it could be opened: a fifo, a device, a link."""
+    if stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+        return False
+    remove(directory, name)
+    return True
 
 
 def _lock(fd: int, name: str, patience: float) -> None:
