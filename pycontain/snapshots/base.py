@@ -1,38 +1,34 @@
 """The protocol of all snapshotters, and the values that they take and give.
 
-An image is unpacked by `prepare`, applying a layer in `changes_directory`, and `commit` under the chain ID of the layer;
-the next layer is prepared on that chain ID. A container is started from `prepare` on the topmost chain ID: what it
-gives, a `Root`, says how the root file system is put together. Nothing is mounted on the host for that, ever: whoever
-starts the container does it in the container's own mount namespace.
+An image is unpacked by `prepare`, applying a layer in `changes_directory`, and `commit` under the layer's chain ID; the
+next layer is prepared on that chain ID. A container is started from `prepare` on the topmost chain ID: what it gives, a
+`Root`, says how the root file system is put together. Nothing is mounted on the host for that, ever: whoever starts the
+container does it in the container's own mount namespace.
 
-A *key* names an active snapshot (writable) or a view (read-only); a *name* is the key of a committed one. All are keys
-of one table, in which each is unique.
+A *key* names any snapshot, a *name* is the key of a committed one: each is unique in its snapshotter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from enum import Enum
-from typing import TYPE_CHECKING, Protocol, Union
+from typing import Protocol, Union
 
 from attrs import frozen
 
-if TYPE_CHECKING:
-    from pycontain.layers.apply import Whiteouts
-
-
-class Kind(str, Enum):
-    """What can be done with a snapshot: write into it, only read it, or build others upon it."""
-
-    ACTIVE = "active"
-    VIEW = "view"
-    COMMITTED = "committed"
+from pycontain.layers.whiteouts import Whiteouts
+from pycontain.metadata.snapshots import Kind
 
 
 @frozen
 class Info:
-    """What is recorded about a snapshot. `parent` is the name of a committed one or None, `created` seconds of Unix."""
+    """What is recorded about a snapshot.
+
+    Attributes:
+        parent: the name of the committed snapshot that it is built upon, or None.
+        kind: "active" can be written, "view" only read, "committed" built upon.
+        created: seconds since the epoch.
+    """
 
     key: str
     parent: str | None
@@ -124,12 +120,17 @@ class Snapshotter(Protocol):
     def root(self, key: str) -> Root:
         """What `prepare` or `view` gave."""
 
-    def commit(self, name: str, key: str, *, parent: str | None = None, usage: Usage | None = None) -> None:
+    def commit(
+        self, name: str, key: str, *, parent: str | None = None, usage: Usage | None = None, flushed: bool = False
+    ) -> None:
         """The active snapshot `key` becomes the committed one `name`, on the disk when this returns.
 
         `parent` may be given when the snapshot has been prepared without one and `rebase` is true. `usage` is measured
-        when it is not given.
+        when it is not given. With `flushed` the caller has called `flush` since the last change: once for many.
         """
+
+    def flush(self) -> None:
+        """Writes the files of all snapshots to the disk."""
 
     def remove(self, key: str) -> None:
         """Removes a snapshot of any kind. One with children is refused."""
@@ -155,4 +156,7 @@ class Snapshotter(Protocol):
         """
 
     def cleanup(self) -> None:
-        """Removes the active snapshots and views of processes that are gone, and files that no record names."""
+        """Removes the active snapshots and views of processes that are gone, and files that no record names.
+
+        Safe at any time, also while other processes are at work.
+        """
