@@ -25,11 +25,11 @@ hypothesis.settings.load_profile("pycontain")
 
 
 def pytest_configure() -> None:
-    """A shell makes what it starts in the background ignore these two; the tests of Ctrl-C need them."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if signal.getsignal(signal.SIGQUIT) == signal.SIG_IGN:
-        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    """What a shell starts in the background ignores Ctrl-C and Ctrl-\\, and what nohup starts a hang-up. Programs
+    inherit that, and tests send them these signals: they are handled here instead, which is not inherited."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
 
 
 @pytest.fixture(scope="session")

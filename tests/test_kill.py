@@ -7,7 +7,8 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import programs
@@ -77,8 +78,23 @@ def start_victim(program: str, root: Path) -> tuple[subprocess.Popen[str], str, 
     process = programs.popen(program, root, marker, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     token = process.stdout.readline().strip()
-    assert token
+    if not token:
+        process.kill()
+        process.communicate()
+        raise AssertionError(f"it ended before it had begun: {process.returncode}")
     return process, marker, token
+
+
+@contextmanager
+def victims_of(number: int, root: Path) -> Iterator[list[tuple[subprocess.Popen[str], str, str]]]:
+    """Several of them; those that the test has not ended are killed at the end, also when one does not begin."""
+    with ExitStack() as stack:
+        victims = []
+        for _ in range(number):
+            victims.append(start_victim(VICTIM, root))
+            stack.callback(victims[-1][0].wait)
+            stack.callback(victims[-1][0].kill)
+        yield victims
 
 
 def end(process: subprocess.Popen[str]) -> None:
@@ -99,10 +115,10 @@ def assert_swept(root: Path, tokens: list[str]) -> None:
 def test_no_process_is_alive_2_seconds_after_a_kill_at_a_random_moment(busybox_root: Path, seed: int) -> None:
     """Five processes for each of the seeds: fifty moments."""
     moments = random.Random(seed)
-    victims = [start_victim(VICTIM, busybox_root) for _ in range(5)]
-    for process, _, _ in victims:
-        time.sleep(moments.uniform(0, 0.06))
-        end(process)
+    with victims_of(5, busybox_root) as victims:
+        for process, _, _ in victims:
+            time.sleep(moments.uniform(0, 0.06))
+            end(process)
     markers = [marker for _, marker, _ in victims]
     wait_until(lambda: not any(map(with_argument, markers)), 2, "the end of all processes")
     wait_until(lambda: not any(guards(token) for _, _, token in victims), 2, "the end of the guards")
@@ -223,12 +239,12 @@ sys.stdin.read()
 
 
 def test_several_next_uses_at_once_sweep_without_tripping_over_each_other(busybox_root: Path) -> None:
-    victims = [start_victim(VICTIM, busybox_root) for _ in range(3)]
-    time.sleep(0.05)
-    for process, _, token in victims:
-        for guard in guards(token):
-            os.kill(guard, signal.SIGKILL)
-        end(process)
+    with victims_of(3, busybox_root) as victims:
+        time.sleep(0.05)
+        for process, _, token in victims:
+            for guard in guards(token):
+                os.kill(guard, signal.SIGKILL)
+            end(process)
     sweepers = [programs.popen(NEXT_USE, busybox_root, stderr=subprocess.PIPE) for _ in range(4)]
     for sweeper in sweepers:
         _, err = sweeper.communicate(timeout=60)
