@@ -89,9 +89,10 @@ class Layout(NamedTuple):
                 f"the {controller} controller is not delegated to {unified.base}",
                 f"Enable {controller} in the cgroup.subtree_control of the groups above it (systemd: Delegate=yes)",
             )
+        where = "" if _in_initial_cgroup_namespace() else ", outside of this cgroup namespace, where it is allowed"
         return Reason(
             f"the {controller} controller is in no cgroup hierarchy that is mounted here",
-            f"Mount it: mount -t cgroup -o {controller} {controller} /sys/fs/cgroup/{controller}",
+            f"Mount it: mount -t cgroup -o {controller} {controller} /sys/fs/cgroup/{controller}{where}",
         )
 
 
@@ -233,6 +234,11 @@ def _raise_shortage(error: OSError) -> None:
     """What could not be read for want of descriptors must not be remembered as not there."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
         raise error
+
+
+def _in_initial_cgroup_namespace() -> bool:
+    """Its inode is fixed: PROC_CGROUP_INIT_INO in linux/proc_ns.h. New v1 hierarchies can be mounted from it alone."""
+    return os.stat("/proc/self/ns/cgroup").st_ino == 0xEFFFFFFB
 
 
 def in_initial_user_namespace() -> bool:
