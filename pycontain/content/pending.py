@@ -66,10 +66,8 @@ class Pending:
 
     def remove(self) -> None:
         """Removes the file, unless it has been published."""
-        try:
+        if _is_named(self.fd, self._directory, self._name):
             os.unlink(self._name, dir_fd=self._directory)
-        except FileNotFoundError:
-            pass
 
     def close(self) -> None:
         """Gives the lock away. Not left to close(2): a child that was forked meanwhile has the same lock, flock(2)."""

@@ -245,11 +245,15 @@ class ContentStore:
     def _write_file(self, name: str, content: bytes, done: Callable[[], bool] = lambda: False) -> None:
         what = f"{self.path}/{name} cannot be written"
         with self._pending(what, name, ".", done, patience=60) as file:
-            if file is not None:
-                with store_errors(what):
+            if file is None:
+                return
+            with store_errors(what):
+                try:
                     file.truncate()
                     file.write(content)
                     file.publish(name)
+                finally:
+                    file.remove()
 
 
 def _parsed(digest: Digest | str) -> Digest:
