@@ -6,8 +6,8 @@ import os
 from importlib import import_module
 
 from pycontain.errors import InvalidArgument, NotSupported, SnapshotError
+from pycontain.linux.trees import remove_tree
 from pycontain.metadata import Database
-from pycontain.snapshots.files import remove_tree
 from pycontain.snapshots.recorded import RecordedSnapshotter
 
 AUTOMATIC = ("overlay", "native")  # by preference; the last one works everywhere
@@ -16,6 +16,8 @@ AUFS = "no current kernel has AUFS: it was never part of Linux, and overlayfs ha
 _CLASSES = {
     "overlay": "OverlaySnapshotter",
     "native": "NativeSnapshotter",
+    "btrfs": "BtrfsSnapshotter",
+    "erofs": "ErofsSnapshotter",
 }
 NAMES = tuple(_CLASSES)
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from pycontain.layers.whiteouts import Whiteouts
 from pycontain.linux.mounts import MountAttr
+from pycontain.linux.trees import remove_tree
 from pycontain.metadata import Database
 from pycontain.metadata.snapshots import Kind
-from pycontain.snapshots.base import Directory, Lower, Overlay, Root
-from pycontain.snapshots.files import OVERLAY_MARKS, copy_attributes, remove_tree
+from pycontain.snapshots.base import Directory, Lower, Overlay, Root, Usage
+from pycontain.snapshots.files import OVERLAY_MARKS, copy_attributes
 from pycontain.snapshots.mounting import mount, open_tree_of
 from pycontain.snapshots.recorded import RecordedSnapshotter
 
@@ -68,19 +69,19 @@ class OverlaySnapshotter(RecordedSnapshotter):
 
     def _root(self, number: int, kind: Kind, parents: Sequence[int]) -> Root:
         if kind != "active":
-            return self._overlay([*([number] if kind == "committed" else []), *parents])
+            return self._read_only(number, kind, parents)
         if not parents:
             return Directory(self._files(number))
         return Overlay(tuple(map(self._lower, parents)), self._path(number), self._userxattr)
 
-    def _seal(self, number: int, parents: Sequence[int]) -> None:
+    def _seal(self, number: int, parents: Sequence[int]) -> Usage | None:
         files = self._files(number)
-        if stat.S_IMODE(os.stat(files).st_mode) != UNTOUCHED:
-            return
-        if parents:
-            copy_attributes(self._files(parents[0]), files, without=OVERLAY_MARKS)
-        else:
-            os.chmod(files, 0o755)
+        if stat.S_IMODE(os.stat(files).st_mode) == UNTOUCHED:
+            if parents:
+                copy_attributes(self._files(parents[0]), files, without=OVERLAY_MARKS)
+            else:
+                os.chmod(files, 0o755)
+        return None
 
     def _settle(self, number: int) -> None:
         remove_tree(f"{self._path(number)}/work")
@@ -89,16 +90,19 @@ class OverlaySnapshotter(RecordedSnapshotter):
         return os.open(self._files(number), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _open_tree(self, number: int, kind: Kind, parents: Sequence[int]) -> int:
-        return open_tree_of(self._overlay([*([number] if kind != "view" else []), *parents]))
+        return open_tree_of(self._read_only(number, kind, parents))
 
     def _lower(self, number: int) -> Lower:
+        """A committed snapshot as a layer."""
         return self._files(number)
 
-    def _overlay(self, numbers: Iterable[int]) -> Overlay:
-        lowers = tuple(map(self._lower, numbers))
+    def _read_only(self, number: int, kind: Kind, parents: Sequence[int]) -> Overlay:
+        lowers = [self._lower(parent) for parent in parents]
+        if kind != "view":
+            lowers.insert(0, self._files(number) if kind == "active" else self._lower(number))
         if len(lowers) == 1:  # overlayfs wants two; alone, the layer's whiteouts would be seen as devices
-            lowers += (self._join(_EMPTY),)
-        return Overlay(lowers, None, self._userxattr)
+            lowers.append(self._join(_EMPTY))
+        return Overlay(tuple(lowers), None, self._userxattr)
 
 
 def _obstacle(directory: str) -> str | None:

@@ -17,10 +17,11 @@ from typing import ClassVar
 from pycontain.errors import SnapshotError
 from pycontain.layers.whiteouts import Whiteouts
 from pycontain.linux.syncfs import syncfs
+from pycontain.linux.trees import remove_tree
 from pycontain.metadata import Database, SnapshotRecord, SnapshotRecords
 from pycontain.metadata.snapshots import Kind
 from pycontain.snapshots.base import Info, Root, Usage
-from pycontain.snapshots.files import remove_tree, usage_of
+from pycontain.snapshots.files import usage_of
 
 GARBAGE = "garbage-"  # the beginning of the name of a directory that is about to be removed
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -61,8 +62,10 @@ class RecordedSnapshotter(ABC):
     def _root(self, number: int, kind: Kind, parents: Sequence[int]) -> Root:
         """What a container's root is made of; of a committed snapshot a read-only one."""
 
-    def _seal(self, number: int, parents: Sequence[int]) -> None:  # noqa: B027
-        """Makes an active snapshot ready to be committed. It may stay active after all, or be sealed again."""
+    def _seal(self, number: int, parents: Sequence[int]) -> Usage | None:
+        """Makes an active snapshot ready to be committed, and says what it takes then if that is not what `_measure`
+        says. It may stay active after all, or be sealed again."""
+        return None
 
     def _settle(self, number: int) -> None:  # noqa: B027
         """What is left to do once it is committed; done again by `cleanup` if the process has died before."""
@@ -108,8 +111,7 @@ class RecordedSnapshotter(ABC):
                     raise SnapshotError(f"the snapshot {key!r} has no parent, and {self.name} keeps to that")
                 parents = self._records.chain(parent)
         with self._described("committed", key):
-            self._seal(record.id, parents)
-            usage = usage or self._measure(record.id, parents)
+            usage = self._seal(record.id, parents) or usage or self._measure(record.id, parents)
             if not flushed:
                 self.flush()
         self._records.commit(name, key, size=usage.size, inodes=usage.inodes, parent=parent, durable=True)
@@ -174,7 +176,10 @@ class RecordedSnapshotter(ABC):
                     os.rename(self._join(name), self._join(GARBAGE + name + os.urandom(4).hex()))
         for record in records.values():
             if record.kind == "committed":
-                self._settle(record.id)
+                try:
+                    self._settle(record.id)
+                except FileNotFoundError:  # another process removes it
+                    continue
         for name in self._directories():
             if name.startswith(GARBAGE):
                 self._destroy(self._join(name))
