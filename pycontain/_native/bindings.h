@@ -53,3 +53,39 @@ long pc_join_session_keyring(const char *name);
 
 /* BPF, for the devices of cgroup v2. `attributes` is a union bpf_attr of `size` bytes. */
 long pc_bpf(int command, void *attributes, unsigned int size);
+
+/* Layers (layers.c). Of tar: a number of a header's field, and a header of 512 bytes; 0, or what is wrong with it. */
+enum { PC_TAR_CHECKSUM = 1, PC_TAR_NUMBER };
+struct pc_tar_header {
+    int type, gnu;
+    long long mode, uid, gid, size, mtime, major, minor;
+    int name_length, link_length;
+    char name[256], link[100];
+};
+int pc_tar_number(const char *field, int length, long long *value);
+int pc_tar_header(const char *block, struct pc_tar_header *header);
+
+/* Creating one name in a directory, instead of whatever has it: EISDIR when that is a directory. -errno on failure, and
+ * the name of the system call in the outcome. Owner, mode and times are set; extended attributes are the caller's. */
+struct pc_attributes {
+    unsigned int mode, uid, gid;
+    int keep_owner;
+    long long seconds;
+    long nanoseconds;
+};
+struct pc_outcome {
+    const char *call;
+    int existed;
+};
+long pc_create_file(int parent, const char *name, const struct pc_attributes *attributes, const char *data,
+                    size_t size, struct pc_outcome *outcome);
+long pc_create_symlink(int parent, const char *name, const struct pc_attributes *attributes, const char *target,
+                       struct pc_outcome *outcome);
+long pc_create_node(int parent, const char *name, const struct pc_attributes *attributes, unsigned int major,
+                    unsigned int minor, struct pc_outcome *outcome);
+long pc_create_link(int parent, const char *name, int target_parent, const char *target, struct pc_outcome *outcome);
+
+/* A new empty file, or a directory that may have existed; the attributes are set later. */
+long pc_open_new(int parent, const char *name, struct pc_outcome *outcome);
+long pc_open_directory(int parent, const char *name, struct pc_outcome *outcome);
+long pc_set_attributes(int fd, const struct pc_attributes *attributes, struct pc_outcome *outcome);

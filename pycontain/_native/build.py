@@ -6,7 +6,7 @@ from cffi import FFI
 
 HERE = Path(__file__).parent
 HEADERS = ("api.h", "bindings.h")
-SOURCES = ("plan.c", "spawn.c", "bindings.c")
+SOURCES = ("plan.c", "spawn.c", "bindings.c", "layers.c")
 
 ffi = FFI()
 ffi.cdef("\n".join((HERE / name).read_text() for name in HEADERS))
