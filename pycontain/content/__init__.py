@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pycontain.content.digest import Digest
-from pycontain.content.ingest import Ingest
+from pycontain.content.ingest import Ingest, NewBlob
 from pycontain.content.store import Blob, ContentStore
 
-__all__ = ["Blob", "ContentStore", "Digest", "Ingest"]
+__all__ = ["Blob", "ContentStore", "Digest", "Ingest", "NewBlob"]

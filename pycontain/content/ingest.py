@@ -1,4 +1,5 @@
-"""Writing a blob into the store: verified while it comes, resumed after an interruption, visible only when whole."""
+"""Writing a blob into the store: verified while it comes, resumed after an interruption, visible when whole; and one
+whose digest is not known before."""
 
 from __future__ import annotations
 
@@ -111,3 +112,30 @@ class Ingest:
     def _damage(self, how: str) -> BlobDamaged:
         self._damaged = True
         return BlobDamaged(f"the blob {self.digest} {how}")
+
+
+class NewBlob:
+    """A blob that is being made, as `ContentStore.create` gives it. For one thread."""
+
+    def __init__(self, file: Pending, algorithm: str) -> None:
+        self.size = 0
+        self._file = file
+        self._algorithm = algorithm
+        self._hasher = hasher(algorithm)
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of what has been written so far."""
+        return Digest(self._algorithm, self._hasher.hexdigest())
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Adds `data`, best in pieces of 256 KiB and more."""
+        self._hasher.update(data)
+        with store_errors("a new blob cannot be written"):
+            self._file.write(data)
+        self.size += memoryview(data).nbytes
+
+    def commit(self) -> None:
+        """Puts the blob into the store, also through a loss of power. Nothing can be written after that."""
+        with store_errors(f"the blob {self.digest} cannot be put into the store"):
+            self._file.publish(self.digest.hex)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import BinaryIO
@@ -14,21 +14,27 @@ from attrs import evolve, frozen
 
 from pycontain.content.digest import ALGORITHMS, Digest, hasher
 from pycontain.content.failures import store_errors
-from pycontain.content.ingest import CHUNK, Ingest
+from pycontain.content.ingest import CHUNK, Ingest, NewBlob
 from pycontain.content.pending import Pending, remove, remove_pending
 from pycontain.errors import BlobDamaged, InvalidDigest, InvalidImage
-from pycontain.linux.paths import Resolve, openat2
+from pycontain.linux.paths import Resolve, openat2, read_file_in_root
 from pycontain.spec import media_types
 from pycontain.spec.frozen import FrozenMap
-from pycontain.spec.image import LARGEST_DOCUMENT, Descriptor, Index, encode
+from pycontain.spec.image import LARGEST_DOCUMENT, Descriptor, Index, decode, encode
 
-REF_NAME = "org.opencontainers.image.ref.name"  # the annotation that names an image in the index of a layout
+# Annotations that name an image in the index of a layout: the OCI's, often a tag alone, and a full name for containerd.
+REF_NAME = "org.opencontainers.image.ref.name"
+IMAGE_NAME = "io.containerd.image.name"
 
 _INGEST = "ingest"
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _BENEATH = Resolve.BENEATH | Resolve.NO_SYMLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PULL_AGAIN = "Pull or load the image again"
+
+
+def _never() -> bool:
+    return False
 
 
 @frozen
@@ -74,9 +80,9 @@ class ContentStore:
                     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
                     file = os.fdopen(openat2(blobs, digest.hex, flags, resolve=_BENEATH), "rb") if regular else None
             except FileNotFoundError:
-                raise BlobDamaged(f"the blob {digest} is not in the store", remedy=_PULL_AGAIN) from None
+                raise BlobDamaged(f"the blob {digest} is not in {self.path}", remedy=_PULL_AGAIN) from None
         if file is None:
-            raise BlobDamaged(f"the blob {digest} in the store is not a file", remedy=_PULL_AGAIN)
+            raise BlobDamaged(f"the blob {digest} in {self.path} is not a file", remedy=_PULL_AGAIN)
         return file
 
     def read(self, digest: Digest | str, limit: int = LARGEST_DOCUMENT) -> bytes:
@@ -92,7 +98,7 @@ class ContentStore:
         if len(data) > limit:
             raise InvalidImage(f"the blob {digest} is larger than {limit} bytes, which is too much to be read at once")
         if Digest.of(data, digest.algorithm) != digest:
-            raise BlobDamaged(f"the blob {digest} in the store is damaged", remedy=_PULL_AGAIN)
+            raise BlobDamaged(f"the blob {digest} in {self.path} is damaged", remedy=_PULL_AGAIN)
         return data
 
     def verify(self, digest: Digest | str, size: int | None = None) -> bool:
@@ -138,9 +144,25 @@ class ContentStore:
                 with store_errors(what):
                     ingest._close()
 
-    def write(self, data: bytes) -> Digest:
+    @contextmanager
+    def create(self, algorithm: str = "sha256") -> Iterator[NewBlob]:
+        """A blob whose digest is known only when all of it has been written, such as a layer that is being made.
+
+        Whoever has to protect it from garbage collection asks for its `digest` before `commit`. A block that is left
+        without `commit` leaves nothing.
+        """
+        what = "a new blob cannot be written"
+        with self._pending(what, f"new-{os.urandom(8).hex()}", f"blobs/{algorithm}") as file:
+            assert file is not None  # nobody else has the name
+            try:
+                yield NewBlob(file, algorithm)
+            finally:
+                with store_errors(what):
+                    file.remove()
+
+    def write(self, data: bytes, algorithm: str = "sha256") -> Digest:
         """Puts a small blob, such as a manifest, into the store, also in place of a damaged one. Gives its digest."""
-        digest = Digest.of(data)
+        digest = Digest.of(data, algorithm)
         if self.info(digest) is not None and not self.verify(digest, len(data)):
             self.remove(digest)
         with self.ingest(digest, len(data)) as ingest:
@@ -183,21 +205,31 @@ class ContentStore:
             except FileNotFoundError:
                 return 0
 
+    def index(self) -> Index:
+        """What `index.json` lists.
+
+        Raises:
+            InvalidImage: this is not an image layout, or one of an unknown version.
+        """
+        if b'"1.0.0"' not in self._read_file("oci-layout"):
+            raise InvalidImage(f"{self.path} is an OCI image layout of another version than 1.0.0")
+        return decode(Index, self._read_file("index.json"), f"{self.path}/index.json")
+
     def set_index(self, images: Mapping[str, Descriptor]) -> None:
         """Writes `index.json`, in which other tools find the manifests and indexes of the images by their names."""
+        self.write_index(index_of(sorted(images.items())))
+
+    def write_index(self, index: Index) -> None:
+        """Writes `index.json` as it is."""
         with store_errors(f"the directory {self.path} cannot be made"):
             self._make("blobs/sha256")
-        manifests = tuple(
-            evolve(target, annotations=FrozenMap({**target.annotations, REF_NAME: name}))
-            for name, target in sorted(images.items())
-        )
-        self._write_file("index.json", encode(Index(manifests, media_types.OCI_INDEX)))
+        self._write_file("index.json", encode(index))
 
     # ---- directories
 
     @contextmanager
     def _pending(
-        self, what: str, name: str, into: str, done: Callable[[], bool], patience: float
+        self, what: str, name: str, into: str, done: Callable[[], bool] = _never, patience: float = 60
     ) -> Iterator[Pending | None]:
         """The file `name` in `ingest`, locked, for the directory `into`; None when `done`. Failures in the block are
         not the store's, and pass as they are."""
@@ -238,13 +270,21 @@ class ContentStore:
         _sync(os.path.dirname(self.path))
         for made in (_INGEST, "blobs"):
             _mkdir(f"{self.path}/{made}")
-        for file, content in (("oci-layout", _LAYOUT), ("index.json", encode(Index((), media_types.OCI_INDEX)))):
+        for file, content in (("oci-layout", _LAYOUT), ("index.json", encode(index_of(())))):
             self._write_file(file, content, done=partial(os.path.lexists, f"{self.path}/{file}"))
         _mkdir(f"{self.path}/{name}")
 
-    def _write_file(self, name: str, content: bytes, done: Callable[[], bool] = lambda: False) -> None:
+    def _read_file(self, name: str) -> bytes:
+        with store_errors(f"{self.path}/{name} cannot be read"):
+            try:
+                with self._directory(".") as root:
+                    return read_file_in_root(root, name, LARGEST_DOCUMENT)
+            except (FileNotFoundError, NotADirectoryError):
+                raise InvalidImage(f"{self.path} is not an OCI image layout: it has no {name}") from None
+
+    def _write_file(self, name: str, content: bytes, done: Callable[[], bool] = _never) -> None:
         what = f"{self.path}/{name} cannot be written"
-        with self._pending(what, name, ".", done, patience=60) as file:
+        with self._pending(what, name, ".", done) as file:
             if file is None:
                 return
             with store_errors(what):
@@ -254,6 +294,20 @@ class ContentStore:
                     file.publish(name)
                 finally:
                     file.remove()
+
+
+def index_of(images: Iterable[tuple[str | None, Descriptor]]) -> Index:
+    """The index of a layout with these images, in this order; None is for one without a name."""
+    return Index(tuple(_named(target, name) for name, target in images), media_types.OCI_INDEX)
+
+
+def _named(target: Descriptor, name: str | None) -> Descriptor:
+    kept = {key: value for key, value in target.annotations.items() if key not in (REF_NAME, IMAGE_NAME)}
+    if name is not None:
+        kept[REF_NAME] = name
+        if "/" in name:
+            kept[IMAGE_NAME] = name
+    return evolve(target, annotations=FrozenMap(kept))
 
 
 def _parsed(digest: Digest | str) -> Digest:

@@ -1,5 +1,5 @@
-"""The content store under faults: killed writers, full disks, loss of power, and many processes at a time. Each runs in a
-process of its own, whose mounts are its own too."""
+"""The content store under faults: killed writers, full disks, loss of power, and many processes at a time. Each runs in
+a process of its own, whose mounts are its own too."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_a_store_that_is_not_there_is_empty_and_reading_does_not_make_it(store: 
     assert not store.verify(DIGEST)
     assert not store.remove(DIGEST)
     assert store.clean_ingests() == 0
-    with pytest.raises(BlobDamaged, match=r"is not in the store\. Pull or load the image again"):
+    with pytest.raises(BlobDamaged, match=r"is not in .*\. Pull or load the image again"):
         store.open(DIGEST)
     assert not os.path.exists(store.path)
 
@@ -98,13 +98,31 @@ def test_the_directory_is_a_layout_of_the_oci_that_others_cannot_enter(store: Co
 def test_the_index_names_images_and_is_replaced_as_a_whole(store: ContentStore) -> None:
     one = Descriptor(OCI_MANIFEST, str(DIGEST), 7, annotations=FrozenMap({"a": "b"}))
     for _ in range(2):
-        store.set_index({"z:1": one, "a:1": one})
+        store.set_index({"z:1": one, "r/a:1": one})
     index = json.loads(Path(store.path, "index.json").read_text())
     names = [manifest["annotations"] for manifest in index["manifests"]]
-    assert names == [{"a": "b", "org.opencontainers.image.ref.name": name} for name in ("a:1", "z:1")]
+    ref, full = "org.opencontainers.image.ref.name", "io.containerd.image.name"
+    assert names == [{"a": "b", ref: "r/a:1", full: "r/a:1"}, {"a": "b", ref: "z:1"}]
+    assert [target.digest for target in store.index().manifests] == [str(DIGEST)] * 2
     store.set_index({})
-    assert json.loads(Path(store.path, "index.json").read_text())["manifests"] == []
+    assert store.index().manifests == ()
     assert ingests(store) == []
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (None, "is not an OCI image layout: it has no oci-layout"),
+        ('{"imageLayoutVersion": "2.0.0"}', "of another version than 1.0.0"),
+        ('{"imageLayoutVersion": "1.0.0"}', "index.json is not JSON"),
+    ],
+)
+def test_a_directory_that_is_no_layout_has_no_index(tmp_path: Path, layout: str | None, message: str) -> None:
+    if layout is not None:
+        (tmp_path / "oci-layout").write_text(layout)
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(InvalidImage, match=message):
+        ContentStore(str(tmp_path)).index()
 
 
 def test_what_is_removed_is_gone_and_a_removed_store_is_made_again(store: ContentStore) -> None:
@@ -271,6 +289,36 @@ def test_rests_are_cleaned_but_not_while_they_are_written_or_young(store: Conten
     os.utime(Path(store.path, "ingest", ingests(store)[0]), (old, old))
     assert store.clean_ingests(older_than=3600) == 1
     assert ingests(store) == []
+
+
+# ---- blobs whose digest is not known before
+
+def test_a_new_blob_has_the_digest_of_what_was_written(store: ContentStore) -> None:
+    with store.create() as new:
+        for start in range(0, len(DATA), 100_000):
+            new.write(DATA[start : start + 100_000])
+        assert new.digest == DIGEST
+        assert store.info(DIGEST) is None
+        new.commit()
+    assert store.verify(DIGEST, new.size)
+    assert ingests(store) == []
+
+
+def test_a_new_blob_replaces_a_damaged_one(store: ContentStore) -> None:
+    put(store)
+    path_of(store, DIGEST).write_bytes(b"x" * len(DATA))
+    with store.create() as new:
+        new.write(DATA)
+        new.commit()
+    assert store.verify(DIGEST)
+
+
+def test_a_new_blob_that_is_given_up_leaves_nothing(store: ContentStore) -> None:
+    with store.create() as new:
+        new.write(DATA)
+        assert store.clean_ingests() == 0
+    assert ingests(store) == []
+    assert list(store.walk()) == []
 
 
 # ---- one writer a blob
