@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pycontain.spec.frozen import FrozenMap as FrozenMap
     from pycontain.spec.hooks import Hook as Hook
     from pycontain.spec.hooks import Hooks as Hooks
+    from pycontain.spec.image import ArchivedImage as ArchivedImage
     from pycontain.spec.image import ConfigFields as ConfigFields
     from pycontain.spec.image import Descriptor as Descriptor
     from pycontain.spec.image import Healthcheck as Healthcheck
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
     from pycontain.spec.image import Platform as Platform
     from pycontain.spec.image import RootFS as RootFS
     from pycontain.spec.image import decode as decode
+    from pycontain.spec.image import decode_archived as decode_archived
     from pycontain.spec.image import decode_manifest as decode_manifest
     from pycontain.spec.image import encode as encode
+    from pycontain.spec.image import encode_archived as encode_archived
     from pycontain.spec.resources import CPU as CPU
     from pycontain.spec.resources import DeviceRule as DeviceRule
     from pycontain.spec.resources import Memory as Memory
@@ -76,6 +79,7 @@ _NAMES = {
     "frozen": ("Frozen", "FrozenMap"),
     "hooks": ("Hook", "Hooks"),
     "image": (
+        "ArchivedImage",
         "ConfigFields",
         "Descriptor",
         "Healthcheck",
@@ -86,8 +90,10 @@ _NAMES = {
         "Platform",
         "RootFS",
         "decode",
+        "decode_archived",
         "decode_manifest",
         "encode",
+        "encode_archived",
     ),
     "resources": ("CPU", "DeviceRule", "Memory", "Pids", "Resources"),
     "runtime": (

@@ -159,6 +159,17 @@ class ImageConfig(Frozen):
     _json_name = staticmethod(dotted_name)
 
 
+@frozen(eq=False, repr=False)
+class ArchivedImage(Frozen):
+    """One image of the `manifest.json` of a `docker save`: names of entries in the archive, the lowest layer first."""
+
+    config: Name
+    repo_tags: tuple[str, ...] = ()
+    layers: tuple[Name, ...] = field(default=(), metadata=ALWAYS)
+
+    _json_name = staticmethod(capitalised_name)
+
+
 T = TypeVar("T", bound=Frozen)
 
 
@@ -169,6 +180,14 @@ def decode(cls: type[T], data: bytes, what: str) -> T:
         InvalidImage: it is larger than 4 MiB, not JSON, or not such a document.
     """
     return _load(cls, _parse(data, what), what)
+
+
+def decode_archived(data: bytes, what: str) -> tuple[ArchivedImage, ...]:
+    """The images that a `manifest.json` of Docker lists. Raises `InvalidImage` as `decode`."""
+    listed = _parse(data, what)
+    if not isinstance(listed, list):
+        raise InvalidImage(f"{what} is not a JSON array")
+    return tuple(_load(ArchivedImage, element, f"{what}, image {index},") for index, element in enumerate(listed))
 
 
 def decode_manifest(data: bytes, media_type: str, what: str) -> Manifest | Index:
@@ -188,37 +207,45 @@ def decode_manifest(data: bytes, media_type: str, what: str) -> Manifest | Index
     if document.media_type not in (None, "", media_type):
         raise InvalidImage(f"{what} is of the type {media_type}, and says of itself {document.media_type[:200]!r}")
     foreign = "manifests" if cls is Manifest else "layers"
-    if foreign in parsed:
+    if isinstance(parsed, dict) and foreign in parsed:
         raise InvalidImage(f"{what} is of the type {media_type}, and has {foreign!r} nevertheless")
     return document
 
 
 def encode(document: Frozen) -> bytes:
     """The document as compact JSON in ASCII: equal values give equal bytes, and so equal digests."""
-    import json
-
     from pycontain.spec.convert import to_dict
 
-    return json.dumps(to_dict(document), separators=(",", ":")).encode()
+    return _dump(to_dict(document))
 
 
-def _parse(data: bytes, what: str) -> dict[str, object]:
+def encode_archived(images: tuple[ArchivedImage, ...]) -> bytes:
+    """The `manifest.json` of Docker for these images."""
+    from pycontain.spec.convert import to_dict
+
+    return _dump([to_dict(image) for image in images])
+
+
+def _dump(data: object) -> bytes:
+    import json
+
+    return json.dumps(data, separators=(",", ":")).encode()
+
+
+def _parse(data: bytes, what: str) -> object:
     import json
 
     if len(data) > LARGEST_DOCUMENT:
         raise InvalidImage(f"{what} is larger than {LARGEST_DOCUMENT} bytes")
     try:
-        parsed = json.loads(data.decode())
+        return json.loads(data.decode())
     except RecursionError:
         raise InvalidImage(f"{what} is nested too deeply") from None
     except ValueError as error:  # also not UTF-8, and integers of more digits than int() takes
         raise InvalidImage(f"{what} is not JSON: {error}") from None
-    if not isinstance(parsed, dict):
-        raise InvalidImage(f"{what} is not a JSON object")
-    return parsed
 
 
-def _load(cls: type[T], parsed: dict[str, object], what: str) -> T:
+def _load(cls: type[T], parsed: object, what: str) -> T:
     from pycontain.spec.kinds import Object
 
     try:
