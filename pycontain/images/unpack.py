@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from pycontain.content.store import ContentStore
-from pycontain.errors import BlobDamaged, InvalidImage, SnapshotError
+from pycontain.errors import BlobDamaged, InvalidImage, SnapshotError, StoreError
 from pycontain.images.contents import Contents
 from pycontain.images.locks import locked
 from pycontain.images.store import Store
@@ -94,8 +94,9 @@ def apply(content: ContentStore, layer: Descriptor, diff_id: str, snapshotter: S
                     f"the layer {layer.digest} in the store is damaged", remedy="Pull or load the image again"
                 ) from None
             raise
-    if found != diff_id:
-        raise BlobDamaged(f"the layer {layer.digest} is {found} when it is uncompressed, and not {diff_id}")
+        except OSError as error:
+            raise StoreError(f"the layer {layer.digest} cannot be unpacked", errno=error.errno) from None
+    _check_diff_id(layer, found, diff_id)
 
 
 def apply_blob(blob: BinaryIO, layer: Descriptor, directory: int, whiteouts: Whiteouts) -> str:
@@ -117,3 +118,27 @@ def _is_there(snapshotter: Snapshotter, chain_id: str) -> bool:
         return snapshotter.stat(chain_id).kind == "committed"
     except SnapshotError:
         return False
+
+
+def unpack_into(store: Store, image: Contents, directory: str) -> None:
+    """Unpacks all layers, one upon the other, into an empty directory. Raises as `Image.unpack`."""
+    try:
+        os.makedirs(directory, exist_ok=True)
+        if os.listdir(directory):
+            raise StoreError(f"{directory} is not empty")
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StoreError(f"{directory} cannot be unpacked into", errno=error.errno) from None
+    try:
+        for layer, diff_id in zip(image.manifest.layers, image.config.rootfs.diff_ids, strict=True):
+            with store.content.open(layer.digest) as blob:
+                _check_diff_id(layer, apply_blob(blob, layer, fd, Whiteouts.REMOVE), diff_id)
+    except OSError as error:
+        raise StoreError(f"the image cannot be unpacked into {directory}", errno=error.errno) from None
+    finally:
+        os.close(fd)
+
+
+def _check_diff_id(layer: Descriptor, found: str, diff_id: str) -> None:
+    if found != diff_id:
+        raise BlobDamaged(f"the layer {layer.digest} is {found} when it is uncompressed, and not {diff_id}")

@@ -1,0 +1,79 @@
+"""The read-write layer of one container of an image: an active snapshot on the image's topmost layer."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from attrs import define
+
+from pycontain.errors import SnapshotError
+from pycontain.images.sweep import sweep_once
+from pycontain.metadata import ContainerRecord
+
+if TYPE_CHECKING:
+    from pycontain.images.contents import Contents
+    from pycontain.images.store import Store
+    from pycontain.snapshots.base import Root, Snapshotter
+
+
+@define(eq=False)
+class WritableLayer:
+    """Made by `prepare`. It belongs to this process, and is removed with it whatever happens.
+
+    Attributes:
+        root: what the container's root is made of.
+        key: its name in the snapshotter.
+    """
+
+    store: Store
+    snapshotter: Snapshotter
+    image: Contents
+    key: str
+    root: Root
+    _owner: str
+    _removed: bool = False
+
+    @classmethod
+    def prepare(cls, store: Store, image: Contents, name: str, snapshotter: str | None = None) -> WritableLayer:
+        """Makes it; unpacks the image before, where this snapshotter does not have it yet.
+
+        Raises `StoreError`, `ImageNotFound`, `LayerError`, `BlobDamaged`.
+        """
+        sweep_once(store)
+        chosen = store.snapshotter(snapshotter)
+        key = f"container-{os.urandom(8).hex()}"
+        parent = image.chain_ids[-1] if image.chain_ids else None
+        record = ContainerRecord(key, name, image.descriptor.digest, chosen.name, key)
+        try:
+            root = _add(store, chosen, record, parent)
+        except SnapshotError:  # not unpacked yet, for this snapshotter
+            from pycontain.images.pull import ensure_unpacked
+
+            ensure_unpacked(store, image, snapshotter)
+            root = _add(store, chosen, record, parent)
+        return cls(store, chosen, image, key, root, store.database.owners.current())
+
+    @property
+    def directory(self) -> str | None:
+        """What a start opens and the container writes to; None where it is a device."""
+        from pycontain.snapshots.base import Directory, Overlay
+
+        if isinstance(self.root, Overlay):
+            return self.root.directory
+        return self.root.path if isinstance(self.root, Directory) else None
+
+    def remove(self) -> None:
+        """Removes it with all that was written. Without effect when that was done, and in a forked child."""
+        if self._removed or not self.store.database.owners.is_current(self._owner):
+            return
+        self._removed = True
+        self.snapshotter.remove(self.key)
+        self.store.containers.remove(self.key)
+
+
+def _add(store: Store, snapshotter: Snapshotter, record: ContainerRecord, parent: str | None) -> Root:
+    with store.database.write():
+        root = snapshotter.prepare(record.snapshot, parent)
+        store.containers.add(record)
+    return root
