@@ -35,9 +35,9 @@ class ErofsSnapshotter(OverlaySnapshotter):
             return "mkfs.erofs is not installed (Debian: erofs-utils)"
         trial = f"{directory}/.probe-{os.urandom(6).hex()}"
         try:
-            os.makedirs(f"{trial}/empty", 0o700)
+            os.makedirs(f"{trial}/fs", 0o700)
             try:
-                make_image(f"{trial}/empty", f"{trial}/{IMAGE}")
+                make_image(trial)
                 os.close(mount_erofs(f"{trial}/{IMAGE}"))
             finally:
                 remove_tree(trial)
@@ -47,7 +47,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
 
     def _seal(self, number: int, parents: Sequence[int]) -> Usage | None:
         super()._seal(number, parents)
-        make_image(self._files(number), self._image(number))
+        make_image(self._path(number))
         return Usage(os.stat(self._image(number)).st_blocks * 512, 1)
 
     def _settle(self, number: int) -> None:
@@ -69,24 +69,24 @@ class ErofsSnapshotter(OverlaySnapshotter):
         return Erofs(self._image(number))
 
 
-def make_image(directory: str, path: str) -> None:
-    """Writes the tree of a directory into an erofs image, which is there as a whole or not at all."""
-    hidden = f"{path}.{os.urandom(6).hex()}"
+def make_image(directory: str) -> None:
+    """Writes the tree `fs` in a directory into the image beside it, which is there as a whole or not at all."""
+    hidden = f"{IMAGE}.{os.urandom(6).hex()}"
     try:
         done = subprocess.run(
-            ["mkfs.erofs", "--quiet", "--preserve-mtime", hidden, directory], stdin=subprocess.DEVNULL,
+            ["mkfs.erofs", "--quiet", "--preserve-mtime", hidden, "fs"], cwd=directory, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", timeout=MKFS_LIMIT,
             check=False,
         )
         if done.returncode != 0:
             raise SnapshotError(f"mkfs.erofs has failed with status {done.returncode}: {done.stderr.strip()[-500:]}")
-        fd = os.open(hidden, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{directory}/{hidden}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(hidden, path)
+        os.rename(f"{directory}/{hidden}", f"{directory}/{IMAGE}")
     except BaseException:
-        if os.path.exists(hidden):
-            os.unlink(hidden)
+        if os.path.exists(f"{directory}/{hidden}"):
+            os.unlink(f"{directory}/{hidden}")
         raise
