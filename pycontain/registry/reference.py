@@ -74,7 +74,7 @@ class Reference:
         """Reads `[REGISTRY/]REPOSITORY[:TAG][@DIGEST]`.
 
         The part before the first slash is a registry when it has a dot, a colon or an upper-case letter, or is
-        `localhost`. Without one the registry is `docker.io`, whose repositories without a slash are in `library`. The tag
+        `localhost`. Otherwise it is `docker.io`, whose repositories without a slash are in `library`. The tag
         is `latest` when neither tag nor digest is given. Raises `InvalidReference`.
         """
         if len(text) > _LONGEST:
