@@ -67,6 +67,8 @@ class BtrfsSnapshotter(NativeSnapshotter):
 def _destroy(directory: int, path: str) -> None:
     """The subvolume `fs`, and those that a container has made in it; for others than root it may have to be emptied."""
     try:
+        if os.stat("fs", dir_fd=directory).st_ino != ROOT_INODE:
+            return
         try:
             destroy_subvolume(directory, "fs")
         except OSError as error:

@@ -146,10 +146,12 @@ def entries(root: str) -> dict[str, Entry]:
     for directory, names, files in os.walk(root):
         paths += [os.path.relpath(os.path.join(directory, name), root) for name in (*names, *files)]
     infos = {path: os.lstat(os.path.join(root, path)) for path in paths}
-    names_of: dict[int, list[str]] = {}
+    names: dict[tuple[int, int], list[str]] = {}
     for path, info in infos.items():
-        names_of.setdefault(info.st_ino, []).append(path)
-    return {path: _entry(os.path.join(root, path), info, names_of[info.st_ino]) for path, info in infos.items()}
+        names.setdefault((info.st_dev, info.st_ino), []).append(path)
+    return {
+        path: _entry(os.path.join(root, path), info, names[info.st_dev, info.st_ino]) for path, info in infos.items()
+    }
 
 
 def _entry(path: str, info: os.stat_result, names: list[str]) -> Entry:
