@@ -6,11 +6,11 @@ What they are like inside is in `description`, what they may do in `hardening`: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
-from pycontain import defaults
+from pycontain import defaults, image_root
 from pycontain.arguments import check_encoding, on_host
 from pycontain.errors import InvalidArgument, TaskError
 from pycontain.hardening import Hardened
@@ -27,20 +27,49 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from pycontain.arguments import Path
+    from pycontain.images.choice import Pull
+    from pycontain.images.image import Image
+    from pycontain.images.layer import WritableLayer
     from pycontain.linux.plan import Plan
     from pycontain.result import Result
 
 
-@frozen(repr=False, getstate_setstate=False)  # those of Description
+@frozen(repr=False, init=False, getstate_setstate=False)  # those of Description
 class Container(Hardened):
     """A container as a value: root, mounts, namespaces, limits, and how its process is set up.
 
-    Made by `from_host`, `from_rootfs` or `from_spec`; each `with_*` method returns a changed copy. Descriptions that
-    say the same are equal and hash equal. Nothing happens before `run` or `start`, which may be called any number of
-    times, from any thread.
+    Made from an image, `Container("debian:12")`, or by `from_host`, `from_rootfs` or `from_spec`; each `with_*` method
+    returns a changed copy. Descriptions that say the same are equal and hash equal. Nothing happens before `run` or
+    `start`, which may be called any number of times, from any thread.
     """
 
     # ---- where it comes from
+
+    def __init__(
+        self,
+        image: str | Image | None = None,
+        *,
+        pull: Pull = "missing",
+        platform: str | None = None,
+        snapshotter: str | None = None,
+        **fields: Any,
+    ) -> None:
+        """A container of an image: its environment, user, working directory, entrypoint and command apply.
+
+        The name is looked up when the container starts: in the store of this user, and, as `pull` says, in the
+        registry ("missing", "always", "never"). What the container writes goes to a layer of its own, on the disk,
+        which is removed with it. `snapshotter` says how the layers are put together, "overlay" or "native"; by default
+        the one that suits the store. `fields` are those of the description, for attrs.
+        """
+        if image is not None:
+            from pycontain.images.choice import ImageChoice
+
+            process = evolve(defaults.process(), env=(), cwd=image_root.UNSET)
+            fields = {
+                "spec": _with_defaults(image_root.ROOT, defaults.MOUNTS, process),
+                "source": ImageChoice.of(image, pull, platform, snapshotter),
+            }
+        self.__attrs_init__(**fields)
 
     @classmethod
     def from_host(cls) -> Self:
@@ -63,15 +92,8 @@ class Container(Hardened):
 
     @classmethod
     def _new(cls, root: str, mounts: tuple[Mount, ...], path: str) -> Self:
-        return cls(
-            Spec(
-                root=Root(root),
-                mounts=(*mounts, *defaults.cgroup_mounts()),
-                process=defaults.process(path),
-                annotations=FrozenMap({COPY_ON_WRITE: "true"}),
-                linux=defaults.LINUX,
-            )
-        )
+        spec = _with_defaults(root, mounts, defaults.process(path))
+        return cls(spec=evolve(spec, annotations=FrozenMap({COPY_ON_WRITE: "true"})))
 
     @classmethod
     def from_spec(cls, spec: Spec | str | bytes) -> Self:
@@ -85,13 +107,13 @@ class Container(Hardened):
             spec = Spec.from_json(spec)
         if spec.process is None:
             spec = evolve(spec, process=Process(cwd="/"))
-        return cls(spec, seccomp=None, as_written=True)
+        return cls(spec=spec, seccomp=None, as_written=True)
 
     # ---- starting it
 
     def run(
         self,
-        argv: Sequence[str],
+        argv: Sequence[str] | None = None,
         *,
         input: bytes | str | None = None,  # noqa: A002 (as in subprocess.run)
         stdin: Stream = DEVNULL,
@@ -124,18 +146,20 @@ class Container(Hardened):
         if input is not None and stdin not in (DEVNULL, PIPE):
             raise InvalidArgument("stdin and input cannot both be given")
         data = input.encode(encoding, errors) if isinstance(input, str) else input
-        task = Task(self._compile(), argv, encoding, errors)
+        task = self._task(argv, None, encoding, errors)
         try:
             task._start(stdin, stdout, stderr, data)
             result = task._run(timeout)
         except BaseException:  # Ctrl-C may come between the two
             task._abort()
             raise
+        finally:
+            task.remove()
         return result.check() if check else result
 
     def start(
         self,
-        argv: Sequence[str],
+        argv: Sequence[str] | None = None,
         *,
         stdin: Stream = DEVNULL,
         stdout: Stream = PIPE,
@@ -150,7 +174,7 @@ class Container(Hardened):
         from pycontain.monitor import cancel, watch
 
         check_encoding(encoding, errors)
-        task = Task(self._compile(), argv, encoding, errors)
+        task = self._task(argv, None, encoding, errors)
         try:
             task._start(stdin, stdout, stderr, None)
             watch(task)
@@ -159,15 +183,16 @@ class Container(Hardened):
             raise
         return task
 
-    def start_terminal(self, argv: Sequence[str], *, rows: int = 24, columns: int = 80) -> tuple[Task, int]:
+    def start_terminal(
+        self, argv: Sequence[str] | None = None, *, rows: int = 24, columns: int = 80
+    ) -> tuple[Task, int]:
         """Starts a command on a terminal of its own.
 
         Returns the task and the descriptor of the terminal's other end, which the caller closes.
         """
         from pycontain.monitor import cancel, watch
 
-        compiled = self._compile(ConsoleSize(rows, columns))
-        task = Task(compiled, argv, "utf-8", "strict")
+        task = self._task(argv, ConsoleSize(rows, columns))
         try:
             terminal = task._start_terminal()
             watch(task)
@@ -182,42 +207,99 @@ class Container(Hardened):
         """The OCI runtime specification that this container is, with `argv` as its command.
 
         The user's name is looked up, and the seccomp profile is in it. What the OCI cannot say (a copy-on-write root,
-        the built-in init) is said by annotations, which `from_spec` understands.
+        the built-in init) is said by annotations, which `from_spec` understands. The root of an image is `rootfs`,
+        as in a bundle: `Image.unpack` puts it there.
         """
-        spec = self._resolved()
+        spec = self._image_spec() if self._source is not None else self._resolved()
         if argv:
             spec = evolve(spec, process=evolve(process_of(spec), args=tuple(argv)))
         spec = with_profile(spec, self._seccomp)
         return spec if self._as_written else with_device_rules(spec)
 
+    def _image_spec(self) -> Spec:
+        assert self._source is not None
+        image = self._source.resolve()
+        layer = self._layer(image)
+        try:
+            return self._resolved(image, layer)
+        finally:
+            layer.remove()
+
     def plan(self) -> Plan:
         """The steps that a start goes through, in their order; `print` shows one a line."""
-        return self._compile().plan
-
-    def _compile(self, terminal: ConsoleSize | None = None) -> Compiled:
+        if self._source is None:
+            return self._compile().plan
+        image = self._source.resolve()
+        layer = self._layer(image)
         try:
-            return self._compile_for(terminal)
+            return self._compile(None, image, layer).plan
+        finally:
+            layer.remove()
+
+    def _task(
+        self, argv: Sequence[str] | None, terminal: ConsoleSize | None, encoding: str = "utf-8", errors: str = "strict"
+    ) -> Task:
+        """A task that is to be started."""
+        if self._source is not None:
+            return self._image_task(self._source.resolve(), argv, terminal, encoding, errors)
+        if argv is None:
+            raise InvalidArgument("the command is missing", remedy="Only an image can have one of its own")
+        return Task(self._compile(terminal), argv, encoding, errors)
+
+    def _image_task(
+        self, image: Image, argv: Sequence[str] | None, terminal: ConsoleSize | None, encoding: str, errors: str
+    ) -> Task:
+        words = image_root.command(image, argv)
+        layer = self._layer(image)
+        try:
+            return Task(self._compile(terminal, image, layer), words, encoding, errors, layer)
+        except BaseException:
+            layer.remove()
+            raise
+
+    def _layer(self, image: Image) -> WritableLayer:
+        from pycontain.images.layer import WritableLayer
+
+        image_root.check(self._spec)
+        return WritableLayer.prepare(image, self._source.snapshotter if self._source is not None else None)
+
+    def _compile(
+        self, terminal: ConsoleSize | None = None, image: Image | None = None, layer: WritableLayer | None = None
+    ) -> Compiled:
+        try:
+            return self._compile_for(terminal, image, layer)
         except OSError as error:
             raise no_descriptors(error) from None
 
-    def _compile_for(self, terminal: ConsoleSize | None) -> Compiled:
+    def _compile_for(
+        self, terminal: ConsoleSize | None, image: Image | None, layer: WritableLayer | None
+    ) -> Compiled:
         fill_standard_streams()
         for kind, task in self._joined:
             if task.state not in ("running", "paused"):  # its pid may be another's by now
                 raise TaskError(f"{task!r} has ended: its {kind} namespace cannot be joined any more")
-        compiled = self._compiled.get(terminal)
+        key = terminal, None if layer is None else layer.plan_key
+        compiled = self._compiled.get(key)
         if compiled is None or not compiled.is_current():
-            spec = self._resolved()
+            spec = self._resolved(image, layer)
             if terminal is not None:
                 spec = evolve(spec, process=evolve(process_of(spec), terminal=True, console_size=terminal))
             default_filter = self._seccomp == DEFAULT_PROFILE
             if not default_filter:
                 spec = with_profile(spec, self._seccomp)
-            compiled = self._compiled[terminal] = compile_spec(spec, default_filter)
+            compiled = self._compiled[key] = compile_spec(spec, default_filter, None if layer is None else layer.root)
         return compiled
 
-    def _resolved(self) -> Spec:
-        """The specification with the user's ids, groups and home directory."""
+    def _resolved(self, image: Image | None = None, layer: WritableLayer | None = None) -> Spec:
+        """The specification with the user's ids, groups and home directory, and what the image says."""
+        if image is not None and layer is not None:
+            return image_root.resolved(self._spec, image, layer, self._user)
         if self._user is None and self._as_written:
             return self._spec
         return with_user(self._spec, self._user)
+
+
+def _with_defaults(root: str, mounts: Sequence[Mount], process: Process) -> Spec:
+    return Spec(
+        root=Root(root), mounts=(*mounts, *defaults.cgroup_mounts()), process=process, linux=defaults.LINUX
+    )

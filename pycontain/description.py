@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from pycontain.arguments import Path
+    from pycontain.images.choice import ImageChoice
     from pycontain.network import NetworkNamespace
     from pycontain.spec.choices import NamespaceType as NamespaceName
     from pycontain.spec.choices import RlimitType
@@ -43,6 +44,7 @@ class Description:
     seccomp: the profile: DEFAULT_PROFILE, a JSON text, or None for what the specification says.
     as_written: whether the specification is complete, and no defaults are added to it.
     joined: the tasks whose namespaces it joins, by the kind of the namespace.
+    source: the image that it is made from, None for other roots.
     compiled: the plans that were made so far; of no meaning for what it is.
     """
 
@@ -51,6 +53,7 @@ class Description:
     _seccomp: str | None = DEFAULT_PROFILE
     _as_written: bool = False
     _joined: tuple[tuple[str, Task], ...] = field(default=(), eq=False)
+    _source: ImageChoice | None = None
     _compiled: dict[object, Compiled] = field(factory=dict, init=False, eq=False)
 
     # ---- what it is like inside
@@ -261,7 +264,7 @@ class Description:
 
     def __getstate__(self) -> dict[str, object]:
         """Without the plans, which are for the process that made them."""
-        names = ("_spec", "_user", "_seccomp", "_as_written", "_joined")
+        names = ("_spec", "_user", "_seccomp", "_as_written", "_joined", "_source")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -271,4 +274,4 @@ class Description:
     def __repr__(self) -> str:
         from pycontain.summary import summary
 
-        return f"<Container {summary(self._spec, self._user)}>"
+        return f"<Container {summary(self._spec, self._user, self._source)}>"

@@ -9,6 +9,7 @@ from attrs import evolve
 
 from pycontain.cgroups.devices import DENY_ALL
 from pycontain.errors import InvalidArgument, TaskError
+from pycontain.linux.users import resolve_user
 from pycontain.spec import Linux, Process, Resources, Spec
 
 if TYPE_CHECKING:
@@ -24,10 +25,13 @@ def process_of(spec: Spec) -> Process:
     return spec.process
 
 
-def with_user(spec: Spec, user: str | None) -> Spec:
-    """The specification with the ids, groups and home directory of the user, who is looked up in the root."""
+def with_user(spec: Spec, user: str | None, root: int | None = None) -> Spec:
+    """The specification with the ids, groups and home directory of the user, who is looked up in `root`, a descriptor,
+    or else in the specification's root."""
     process = process_of(spec)
-    found = _find(spec, user) if user is not None else None
+    found = None
+    if user is not None:
+        found = _find(spec, user) if root is None else resolve_user(root, user)
     home = found.home if found is not None else "/root"
     if not any(variable.startswith("HOME=") for variable in process.env):
         process = evolve(process, env=(*process.env, f"HOME={home or '/'}"))
@@ -37,8 +41,6 @@ def with_user(spec: Spec, user: str | None) -> Spec:
 
 
 def _find(spec: Spec, user: str) -> FoundUser:
-    from pycontain.linux.users import resolve_user
-
     path = spec.root.path if spec.root else "/"
     try:
         root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

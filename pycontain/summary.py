@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pycontain import defaults
 from pycontain.limits import CPU_PERIOD
 from pycontain.sizes import format_size
 from pycontain.spec import Linux, Resources, Spec
 
+if TYPE_CHECKING:
+    from pycontain.images.choice import ImageChoice
 
-def summary(spec: Spec, user: str | None = None) -> str:
+
+def summary(spec: Spec, user: str | None = None, source: ImageChoice | None = None) -> str:
     """The root, the names, the limits that are set, and the namespaces that are not the usual ones."""
     linux = spec.linux or Linux()
     resources = linux.resources or Resources()
@@ -16,7 +21,8 @@ def summary(spec: Spec, user: str | None = None) -> str:
     if spec.root is None:
         words.append("no root")
     else:
-        words.append("host" if spec.root.path == "/" else repr(spec.root.path))
+        place = "host" if spec.root.path == "/" else repr(spec.root.path)
+        words.append(place if source is None else source.reference)
         words += ["read-only"] if spec.root.readonly else []
     words += [f"hostname={spec.hostname}"] if spec.hostname else []
     words += [f"user={user}"] if user else []

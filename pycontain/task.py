@@ -7,6 +7,7 @@ import select
 import signal as signals
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pycontain.cgroups import CgroupUsage
     from pycontain.cgroups.oom import OomWatch
     from pycontain.cgroups.stats import Stats
+    from pycontain.images.layer import WritableLayer
     from pycontain.limits import Limits
     from pycontain.linux.pidfd import Ended
     from pycontain.runtimes.compile import Compiled
@@ -47,9 +49,13 @@ class Task:
         pidfd: a descriptor for that process, owned by the task; -1 once the task has ended.
     """
 
-    def __init__(self, compiled: Compiled, argv: Sequence[str], encoding: str, errors: str) -> None:
+    def __init__(
+        self, compiled: Compiled, argv: Sequence[str], encoding: str, errors: str, layer: WritableLayer | None = None
+    ) -> None:
         self.argv = command_of(argv)
-        self._process = NativeProcess(compiled)
+        self._process = NativeProcess(compiled, layer.directory if layer is not None else None)
+        self._layer = layer
+        self._remove_layer = weakref.finalize(self, layer.remove) if layer is not None else None
         self._plumbing = Plumbing()
         self._encoding, self._errors = encoding, errors
         self._result: Result | None = None
@@ -190,14 +196,23 @@ class Task:
             self._killed_for = self._killed_for or reason
             self._process.kill()
 
+    def remove(self) -> None:
+        """Kills it if it still runs, and removes what it wrote: the read-write layer of a container of an image.
+
+        That is done as well at the end of its block, when the task is garbage, and when this process ends.
+        """
+        if not self._ended and self._owner == os.getpid():
+            self.kill()
+        if self._remove_layer is not None:
+            self._remove_layer()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._ended and self._owner == os.getpid():
-            self.kill()
+        self.remove()
 
     def __repr__(self) -> str:
         command = " ".join(self.argv)

@@ -21,11 +21,11 @@ Progress = Callable[[Descriptor, int], None]  # which blob, and how many of its 
 
 
 def fetch_all(store: Store, lease: Lease, descriptors: list[Descriptor], source: Source, progress: Progress) -> None:
-    """Fetches what is not there, and what is there but damaged. Raises what `source` does, `BlobDamaged`, `StoreError`."""
+    """Fetches what is not there or damaged. Raises what `source` does, `BlobDamaged`, `StoreError`."""
     wanted = list({descriptor.digest: descriptor for descriptor in descriptors}.values())
     for descriptor in wanted:
         if media_types.is_foreign_layer(descriptor.media_type):
-            raise InvalidImage(f"the layer {descriptor.digest} is not in the registry, but only at addresses that it names")
+            raise InvalidImage(f"the layer {descriptor.digest} is in no registry, only at addresses that it names")
         lease.add("blob", descriptor.digest)
     with ThreadPoolExecutor(AT_ONCE, "pycontain-fetch") as pool:
         futures = [pool.submit(fetch, store.content, descriptor, source, progress) for descriptor in wanted]

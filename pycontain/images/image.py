@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 
 from pycontain.errors import ImageNotFound, InvalidReference
-from pycontain.images.contents import Contents, parse_platform
+from pycontain.images.contents import Contents
 from pycontain.images.documents import read_contents
 from pycontain.images.names import find
+from pycontain.images.platform import format_platform, host_platform, parse_platform
 from pycontain.images.store import Store
 from pycontain.registry.reference import Reference, parse_source
-from pycontain.spec.image import Descriptor
+from pycontain.spec.image import Descriptor, Platform
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,13 +33,15 @@ class Image:
         name: in its canonical form, `docker.io/library/debian:12`.
         target: what the name points to, a manifest or an index of several platforms.
         digest: of the manifest for the platform.
+        store: where it is.
+        contents: its documents.
     """
 
     name: str
     target: Descriptor
     digest: str
-    _store: Store = field(repr=False, eq=False)
-    _contents: Contents = field(repr=False, eq=False)
+    store: Store = field(repr=False, eq=False)
+    contents: Contents = field(repr=False, eq=False)
 
     @classmethod
     def pull(
@@ -60,7 +63,7 @@ class Image:
 
         store = store or Store.at()
         parsed = Reference.parse(reference)
-        wanted = parse_platform(platform)
+        wanted = _wanted(platform)
         target = pull(store, parsed, wanted, progress or (lambda descriptor, size: None), snapshotter)
         contents = read_contents(store, target, wanted)
         return cls(str(parsed), target, contents.descriptor.digest, store, contents)
@@ -101,27 +104,33 @@ class Image:
     @classmethod
     def _of(cls, store: Store, record: ImageRecord, platform: str | None) -> Self:
         target = Descriptor(record.media_type, record.digest, record.size)
-        contents = read_contents(store, target, parse_platform(platform))
+        contents = read_contents(store, target, _wanted(platform))
         return cls(record.name, target, contents.descriptor.digest, store, contents)
 
     @property
     def manifest(self) -> Manifest:
-        return self._contents.manifest
+        return self.contents.manifest
 
     @property
     def config(self) -> ImageConfig:
         """The configuration: `config.config` is what a container gets (env, user, cmd, ...)."""
-        return self._contents.config
+        return self.contents.config
+
+    @property
+    def platform(self) -> str:
+        """What it runs on, `linux/amd64`."""
+        config = self.config
+        return format_platform(Platform(config.architecture, config.os, variant=config.variant))
 
     @property
     def layers(self) -> tuple[Descriptor, ...]:
         """The descriptors of the layers as they are stored, the lowest first."""
-        return self._contents.manifest.layers
+        return self.contents.manifest.layers
 
     @property
     def history(self) -> tuple[History, ...]:
         """How it was made, the oldest step first."""
-        return self._contents.config.history
+        return self.contents.config.history
 
     @property
     def size(self) -> int:
@@ -136,12 +145,12 @@ class Image:
         reference = Reference.parse(name)
         if reference.digest is not None:
             raise InvalidReference(f"{name!r} has a digest: it cannot be given to an image")
-        with self._store.leases.hold() as lease:
+        with self.store.leases.hold() as lease:
             lease.add("blob", self.target.digest)
             target = self.target
-            self._store.images.put(ImageRecord(str(reference), target.media_type, target.digest, target.size))
-        write_index(self._store)
-        return type(self)(str(reference), self.target, self.digest, self._store, self._contents)
+            self.store.images.put(ImageRecord(str(reference), target.media_type, target.digest, target.size))
+        write_index(self.store)
+        return type(self)(str(reference), self.target, self.digest, self.store, self.contents)
 
     def unpack(self, directory: str) -> None:
         """Unpacks the root file system into an empty directory, which is made when it is missing.
@@ -150,14 +159,19 @@ class Image:
         """
         from pycontain.images.unpack import unpack_into
 
-        unpack_into(self._store, self._contents, directory)
+        unpack_into(self.store, self.contents, directory)
 
     def remove(self) -> None:
         """Removes the name, and what no other image, container or pull needs of it. Raises `ImageNotFound`."""
         from pycontain.images.gc import collect
+
         from pycontain.images.pull import write_index
 
-        if not self._store.images.remove(self.name):
+        if not self.store.images.remove(self.name):
             raise ImageNotFound(f"there is no image {self.name!r} in the store")
-        write_index(self._store)
-        collect(self._store)
+        write_index(self.store)
+        collect(self.store)
+
+
+def _wanted(platform: str | None) -> Platform:
+    return host_platform() if platform is None else parse_platform(platform)

@@ -12,7 +12,7 @@ from pycontain.images.sweep import sweep_once
 from pycontain.metadata import ContainerRecord
 
 if TYPE_CHECKING:
-    from pycontain.images.contents import Contents
+    from pycontain.images.image import Image
     from pycontain.images.store import Store
     from pycontain.snapshots.base import Root, Snapshotter
 
@@ -26,33 +26,33 @@ class WritableLayer:
         key: its name in the snapshotter.
     """
 
-    store: Store
+    image: Image
     snapshotter: Snapshotter
-    image: Contents
     key: str
     root: Root
     _owner: str
     _removed: bool = False
 
     @classmethod
-    def prepare(cls, store: Store, image: Contents, name: str, snapshotter: str | None = None) -> WritableLayer:
+    def prepare(cls, image: Image, snapshotter: str | None = None) -> WritableLayer:
         """Makes it; unpacks the image before, where this snapshotter does not have it yet.
 
         Raises `StoreError`, `ImageNotFound`, `LayerError`, `BlobDamaged`.
         """
+        store, contents = image.store, image.contents
         sweep_once(store)
         chosen = store.snapshotter(snapshotter)
         key = f"container-{os.urandom(8).hex()}"
-        parent = image.chain_ids[-1] if image.chain_ids else None
-        record = ContainerRecord(key, name, image.descriptor.digest, chosen.name, key)
+        parent = contents.chain_ids[-1] if contents.chain_ids else None
+        record = ContainerRecord(key, image.name, image.digest, chosen.name, key)
         try:
             root = _add(store, chosen, record, parent)
         except SnapshotError:  # not unpacked yet, for this snapshotter
             from pycontain.images.pull import ensure_unpacked
 
-            ensure_unpacked(store, image, snapshotter)
+            ensure_unpacked(store, contents, snapshotter)
             root = _add(store, chosen, record, parent)
-        return cls(store, chosen, image, key, root, store.database.owners.current())
+        return cls(image, chosen, key, root, store.database.owners.current())
 
     @property
     def directory(self) -> str | None:
@@ -63,13 +63,21 @@ class WritableLayer:
             return self.root.directory
         return self.root.path if isinstance(self.root, Directory) else None
 
+    @property
+    def plan_key(self) -> object:
+        """What containers have in common that can be started by the same plan."""
+        from pycontain.snapshots.base import Overlay
+
+        return self.image.digest, self.root.lowers if isinstance(self.root, Overlay) else None
+
     def remove(self) -> None:
         """Removes it with all that was written. Without effect when that was done, and in a forked child."""
-        if self._removed or not self.store.database.owners.is_current(self._owner):
+        store = self.image.store
+        if self._removed or not store.database.owners.is_current(self._owner):
             return
         self._removed = True
         self.snapshotter.remove(self.key)
-        self.store.containers.remove(self.key)
+        store.containers.remove(self.key)
 
 
 def _add(store: Store, snapshotter: Snapshotter, record: ContainerRecord, parent: str | None) -> Root:

@@ -24,6 +24,9 @@ COMMAND_HEADER = struct.Struct("=IIIIII")
 
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
+# The path of a directory that each start has another one of (`Plan.with_path`). It is as long as such a path can be.
+LATER = b"/later".ljust(1024, b"\1")
+
 INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 
 
@@ -66,6 +69,16 @@ class Plan:
         encoded, slots = _encode(self.steps)
         object.__setattr__(self, "encoded", encoded)
         object.__setattr__(self, "slots", slots)
+
+    def with_path(self, path: bytes) -> Plan:
+        """The same plan, with `path` in place of `LATER`. Raises `InvalidArgument` for one that is too long."""
+        if len(path) > len(LATER):
+            raise InvalidArgument(f"the path {path!r:.100} is longer than {len(LATER)} bytes")
+        plan: Plan = object.__new__(Plan)
+        object.__setattr__(plan, "steps", self.steps)
+        object.__setattr__(plan, "slots", self.slots)
+        object.__setattr__(plan, "encoded", self.encoded.replace(LATER, path.ljust(len(LATER), b"/")))
+        return plan
 
     def __str__(self) -> str:
         return "\n".join(f"{index:3}  {step.text}" for index, step in enumerate(self.steps))
@@ -124,6 +137,8 @@ def _path(path: str | bytes) -> bytes:
 
 
 def _show(path: str | bytes) -> str:
+    if path == LATER:
+        return "the snapshot"
     return path.decode("utf-8", "backslashreplace") if isinstance(path, bytes) else path
 
 

@@ -67,7 +67,6 @@ class Compiled:
         search: the directories in which a command without a slash is looked for.
         lower: what a copy-on-write root is made from, None without one.
         spec, default_filter: what it was compiled from.
-        writes_snapshot: whether a start needs the directory of a snapshot, which it writes to.
     """
 
     plan: Plan
@@ -88,7 +87,6 @@ class Compiled:
     env: tuple[bytes, ...]
     search: tuple[str, ...]
     lower: Lower | None
-    writes_snapshot: bool
     spec: Spec = field(repr=False)
     default_filter: bool
 
@@ -116,7 +114,6 @@ class _Compiler:
     new: dict[str, bool] = field(factory=dict)
     joins: dict[str, str] = field(factory=dict)
     lower: Lower | None = None
-    writes_snapshot: bool = False
 
     def compile(self) -> Compiled:
         spec, process, linux = self.spec, self._process(), self._linux()
@@ -155,7 +152,6 @@ class _Compiler:
             lower=self.lower,
             spec=spec,
             default_filter=self.default_filter,
-            writes_snapshot=self.writes_snapshot,
         )
 
     def _process(self) -> Process:
@@ -245,7 +241,7 @@ class _Compiler:
             snapshot=self.snapshot,
         )
         root.build()
-        self.lower, self.writes_snapshot = root.lower, root.writes_snapshot
+        self.lower = root.lower
         flag = PROPAGATIONS[linux.rootfs_propagation]
         result = [steps.propagation(int(flag), str(flag.name).lower()), *root.sources, *root.steps]
         if self._process().terminal:

@@ -17,7 +17,6 @@ from pycontain.linux.namespaces import NamespaceRequest, NamespaceType, ioctl_ns
 from pycontain.runtimes import owner as owners
 from pycontain.runtimes.compile import CGROUP_SLOTS, Compiled
 from pycontain.runtimes.failure import command_failed, start_failed
-from pycontain.runtimes.rootfs import SNAPSHOT
 from pycontain.runtimes.start import Command, StepFailed, start
 
 INIT_REPORT = struct.Struct("=iiii")  # struct report in _native/helper.c
@@ -58,8 +57,8 @@ class Launch:
             return [name]
         return [f"{directory or '.'}/{name}" for directory in self.compiled.search]
 
-    def open_descriptors(self, cgroup: Cgroup | None, snapshot: str | None) -> None:
-        """Fills the table of descriptors of the plan. `snapshot` is the directory of the snapshot that it writes to."""
+    def open_descriptors(self, cgroup: Cgroup | None) -> None:
+        """Fills the table of descriptors of the plan."""
         streams = self.streams
         self.descriptors.update(
             owner=owners.current().pidfd, stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr,
@@ -69,9 +68,6 @@ class Launch:
             self.descriptors.update(zip(CGROUP_SLOTS, cgroup.attach_fds, strict=False))
         for name, path in self.compiled.joins:
             self.descriptors[name] = self._open_namespace(path, name.partition("-")[2])
-        if self.compiled.writes_snapshot and snapshot is not None:
-            fd = self.descriptors[SNAPSHOT] = os.open(snapshot, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._opened.append(fd)
         if self.compiled.init:
             self._report, write_end = os.pipe()
             self._opened += [self._report, write_end]

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from attrs import evolve
+
 from pycontain.cgroups import Cgroup, CgroupDriver, CgroupUsage
 from pycontain.cgroups.delegate import hand_over
 from pycontain.errors import NotSupported, TaskError
@@ -43,12 +45,13 @@ class NativeProcess:
 
     def __init__(self, compiled: Compiled, snapshot: str | None = None) -> None:
         """`snapshot` is the directory of the snapshot that a container of an image writes to."""
+        if snapshot is not None:
+            compiled = evolve(compiled, plan=compiled.plan.with_path(os.fsencode(snapshot)))
         self.pid = 0
         self.pidfd = -1
         self.cgroup: Cgroup | None = None
         self._driver: CgroupDriver | None = None
         self._compiled = compiled
-        self._snapshot = snapshot
         self._entry: owners.Entry | None = None
         self._init_report = -1
         self.frozen = False
@@ -72,7 +75,7 @@ class NativeProcess:
     def _start(self, launch: Launch) -> None:
         try:
             self._prepare()
-            launch.open_descriptors(self.cgroup, self._snapshot)
+            launch.open_descriptors(self.cgroup)
             launch.run(self._record, self.cgroup, self._pid_word())
             self._init_report = launch.take_init_report()
             launch.verify(self.pid)
@@ -274,8 +277,6 @@ def _wait(pidfd: int) -> Ended | None:
 
 def _as_init_reported(ended: Ended, report: int) -> Ended:
     """The end of the command itself: init, being process 1, cannot die of the signal that its child died of."""
-    from attrs import evolve
-
     data = os.read(report, INIT_REPORT.size)
     if len(data) < INIT_REPORT.size:
         return ended

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 COPY_ON_WRITE = "org.pycontain.root.copy-on-write"
 
-SNAPSHOT = "snapshot"  # the descriptor of the snapshot that is written to: opened for each start
-
 # Devices that every container has, by the OCI ("Default Devices", config-linux.md): name, minor of major 1 or 5.
 DEVICES = (
     ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
@@ -67,7 +65,6 @@ class RootPlan:
     sources: list[Step] = field(factory=list)
     steps: list[Step] = field(factory=list)
     lower: Lower | None = None
-    writes_snapshot: bool = False
     _parts: list[str] = field(factory=list)  # the mounts that make up the root
 
     def build(self) -> None:
@@ -131,19 +128,21 @@ class RootPlan:
         ]
 
     def _snapshot(self, root: SnapshotRoot) -> None:
-        """What a snapshotter prepared. Its directory is a descriptor: one plan serves all containers of an image."""
+        """What a snapshotter prepared. Its directory is filled in by each start: one plan serves all of an image."""
         from pycontain.snapshots.base import Directory, Overlay
 
-        self.writes_snapshot = isinstance(root, (Directory, Overlay))
         if isinstance(root, Overlay):
             self._layers(root)
         elif isinstance(root, Directory):
-            self.sources.append(steps.tree("", "root", recursive=False, directory=SNAPSHOT))
+            self.sources.append(steps.tree(steps.LATER, "root", recursive=False))
             self.sources.append(steps.setattr_mount("root", MountAttr.NODEV, about="the root"))
         else:
             self._device(root)
         self.steps.append(steps.attach("root", "root", root="scratch"))
         self._parts.append("root")
+        directory = self.spec.process.cwd.strip("/") if self.spec.process is not None else ""
+        if directory:  # engines make the working directory that an image names
+            self.steps.append(steps.mkdirs("root", directory))
 
     def _layers(self, root: Overlay) -> None:
         from pycontain.snapshots.base import Erofs
@@ -155,9 +154,10 @@ class RootPlan:
                 self.sources.append(steps.file_system("erofs", name, source, MountAttr.RDONLY | MountAttr.NODEV))
             else:
                 self.sources.append(steps.open_path(lower, name, directory=True))
+        self.sources.append(steps.open_path(steps.LATER, "snapshot", directory=True))
         self.steps.append(
             steps.overlay(
-                "root", names, SNAPSHOT, "fs", "work", MountAttr.NODEV, userxattr=root.userxattr, volatile=True
+                "root", names, "snapshot", "fs", "work", MountAttr.NODEV, userxattr=root.userxattr, volatile=True
             )
         )
 
