@@ -160,16 +160,33 @@ class ContentStore:
                 with store_errors(what):
                     file.remove()
 
+    def add(self, digest: Digest | str, size: int, pieces: Iterable[bytes | memoryview]) -> None:
+        """Puts a blob of `pieces` into the store, also in place of a damaged one. A failure leaves nothing.
+
+        The pieces are not asked for when the store has the blob already, which is verified.
+
+        Raises:
+            BlobDamaged: they are another blob.
+        """
+        if self.info(digest) is not None and not self.verify(digest, size):
+            self.remove(digest)
+        with self.ingest(digest, size) as ingest:
+            if ingest.done:
+                return
+            ingest.reset()
+            try:
+                for piece in pieces:
+                    ingest.write(piece)
+                ingest.commit()
+            except BaseException:
+                if not ingest.done:
+                    ingest.reset()
+                raise
+
     def write(self, data: bytes, algorithm: str = "sha256") -> Digest:
         """Puts a small blob, such as a manifest, into the store, also in place of a damaged one. Gives its digest."""
         digest = Digest.of(data, algorithm)
-        if self.info(digest) is not None and not self.verify(digest, len(data)):
-            self.remove(digest)
-        with self.ingest(digest, len(data)) as ingest:
-            if not ingest.done:
-                ingest.reset()
-                ingest.write(data)
-                ingest.commit()
+        self.add(digest, len(data), [data])
         return digest
 
     def remove(self, digest: Digest | str) -> bool:

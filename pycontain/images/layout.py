@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 
+from pycontain.content.failures import store_errors
 from pycontain.content.ingest import CHUNK
 from pycontain.content.store import IMAGE_NAME, REF_NAME, ContentStore, index_of
-from pycontain.errors import BlobDamaged, ImageNotFound, InvalidImage, StoreError
+from pycontain.errors import BlobDamaged, ImageNotFound, InvalidImage
 from pycontain.spec import media_types
 from pycontain.spec.image import LARGEST_DOCUMENT, Descriptor, Index, decode_manifest
 
@@ -20,9 +22,8 @@ def load_layout(
 ) -> list[Named]:
     """Copies the images of the layout at `path` into the store, verified: all of them, or the one named `tag`.
 
-    `keep` is called with each digest before the blob is looked for in the store: it protects it from being collected.
-    What one image needs may be in the store instead of the layout. Of the images of an index those are copied
-    that are there.
+    `keep` is called with each digest before the blob is looked for in the store, to protect it from being collected.
+    Of the images of an index those are copied that are there.
 
     Raises:
         ImageNotFound: there is no such image.
@@ -45,26 +46,27 @@ def save_layout(store: ContentStore, images: Iterable[Named], path: str) -> None
     The directory is made if it is not there. Its index is written last, so that other programs see whole images only.
 
     Raises:
-        StoreError: there is something else at `path`; it cannot be written.
-        BlobDamaged, InvalidImage: the store lacks something of an image.
+        InvalidImage: something else is in the directory; or a document of an image is broken.
+        BlobDamaged: the store lacks a blob, or it is another one.
+        StoreError: the directory cannot be written.
     """
-    target = ContentStore(path)
-    present = _present(target)
-    added = list(images)
-    for _, image in added:
-        for descriptor in blobs_of(image, store):
-            copy_blob(store, target, descriptor)
-    new = index_of((name, _bare(image)) for name, image in added).manifests
-    replaced = {_names(descriptor) or descriptor.digest for descriptor in new}
-    kept = tuple(one for one in present if (_names(one) or one.digest) not in replaced)
-    target.write_index(Index(kept + new, media_types.OCI_INDEX))
-    target.close_ingests()
+    made = _make_directory(path)
+    try:
+        target = ContentStore(path)
+        present = () if made else target.index().manifests
+        _add(store, list(images), target, present)
+        if made:
+            os.rmdir(os.path.join(path, "ingest"))
+    except BaseException:
+        if made:
+            shutil.rmtree(path)
+        raise
 
 
 def images_in(index: Index, tag: str | None, where: str) -> list[Named]:
     """The images that an index of a layout lists, or those named `tag`."""
     images = [
-        (_names(descriptor)[0] if _names(descriptor) else None, _bare(descriptor))
+        (next(iter(_names(descriptor)), None), _bare(descriptor))
         for descriptor in index.manifests
         if (tag is None and is_image(descriptor)) or (tag is not None and tag in _names(descriptor))
     ]
@@ -109,31 +111,35 @@ def read_document(source: ContentStore, descriptor: Descriptor) -> bytes:
 
 def copy_blob(source: ContentStore, target: ContentStore, descriptor: Descriptor) -> None:
     """Copies a blob that `target` does not have yet, verified."""
-    if descriptor.size <= LARGEST_DOCUMENT and is_image(descriptor):
-        target.write(read_document(source, descriptor), descriptor.digest.partition(":")[0])
-        return
-    with target.ingest(descriptor.digest, descriptor.size) as ingest:
-        if ingest.done:
-            return
-        with source.open(descriptor.digest) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != descriptor.size:
-                raise _wrong_size(descriptor, size)
-            ingest.reset()
-            while data := file.read(CHUNK):
-                ingest.write(data)
-        ingest.commit()
+    found = source.info(descriptor.digest)
+    if found is not None and found.size != descriptor.size:
+        raise _wrong_size(descriptor, found.size)
+    target.add(descriptor.digest, descriptor.size, _pieces(source, descriptor.digest))
 
 
-def _present(target: ContentStore) -> tuple[Descriptor, ...]:
-    """The images of a layout that is to be added to; none if it is to be made."""
-    try:
-        empty = not os.listdir(target.path)
-    except FileNotFoundError:
-        empty = True
-    except OSError as error:
-        raise StoreError(f"{target.path} cannot be written", errno=error.errno) from error
-    return () if empty else target.index().manifests
+def _pieces(source: ContentStore, digest: str) -> Iterator[bytes]:
+    with source.open(digest) as file:
+        while data := file.read(CHUNK):
+            yield data
+
+
+def _make_directory(path: str) -> bool:
+    """Whether the directory was not there. An empty one counts as made."""
+    with store_errors(f"{path} cannot be written"):
+        os.makedirs(path, exist_ok=True)
+        return not os.listdir(path)
+
+
+def _add(
+    store: ContentStore, images: list[Named], target: ContentStore, present: tuple[Descriptor, ...]
+) -> None:
+    for _, image in images:
+        for descriptor in blobs_of(image, store):
+            copy_blob(store, target, descriptor)
+    new = index_of((name, _bare(image)) for name, image in images).manifests
+    replaced = {known for one in new for known in (_names(one) or (one.digest,))}
+    kept = tuple(one for one in present if replaced.isdisjoint(_names(one) or (one.digest,)))
+    target.write_index(Index(kept + new, media_types.OCI_INDEX))
 
 
 def _names(descriptor: Descriptor) -> tuple[str, ...]:
