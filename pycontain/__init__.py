@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pycontain.errors import StartFailed as StartFailed
     from pycontain.errors import TaskError as TaskError
     from pycontain.errors import WaitTimeout as WaitTimeout
+    from pycontain.images.image import Image as Image
     from pycontain.network import NetworkNamespace as NetworkNamespace
     from pycontain.preflight import Finding as Finding
     from pycontain.preflight import Report as Report
@@ -52,6 +53,7 @@ _NAMES = {
         "TaskError",
         "WaitTimeout",
     ),
+    "images.image": ("Image",),
     "network": ("NetworkNamespace",),
     "preflight": ("Finding", "Report", "doctor"),
     "result": ("Result", "Usage"),

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from pycontain import __version__
+from pycontain.cli.images import COMMANDS
 from pycontain.errors import CommandNotExecutable, CommandNotFound, InvalidArgument, PycontainError
 from pycontain.standard_streams import fill_standard_streams
 
@@ -87,13 +88,16 @@ def group(context: click.Context) -> None:
 @click.option("--timeout", type=float, metavar="SECONDS", help="Kill everything after so many seconds (status 124).")
 @click.option("--sysctl", "sysctls", multiple=True, metavar="NAME=VALUE", help="Set a sysctl of its namespaces.")
 @click.option("--ulimit", "ulimits", multiple=True, metavar="NAME=SOFT[:HARD]", help="Limit a resource: getrlimit(2).")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--pull", type=click.Choice(["missing", "always", "never"]), default="missing", help="When to pull it.")
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Of IMAGE, where it is not this machine's.")
+@click.argument("command", nargs=-1, metavar="[IMAGE] [COMMAND]...", type=click.UNPROCESSED)
 def run(
     command: tuple[str, ...], env: tuple[str, ...], interactive: bool, tty: bool, timeout: float | None, **options: Any
 ) -> int:
-    """Run COMMAND in a container and wait for it.
+    """Run COMMAND in a container of IMAGE, and wait for it.
 
-    Options after COMMAND belong to COMMAND.
+    With --host or --rootfs there is no IMAGE. Without COMMAND the image's own is run. Options after IMAGE or COMMAND
+    belong to COMMAND.
     """
     from pycontain.cli.foreground import run as run_in_foreground
     from pycontain.cli.options import describe, environment
@@ -103,9 +107,20 @@ def run(
     variables = environment(env, os.environ)
     if tty:
         variables = {"TERM": os.environ.get("TERM", "xterm"), **variables}
-    container = describe(env=variables, **options)
+    image = None
+    if not options["host"] and options["rootfs"] is None:
+        if not command:
+            raise InvalidArgument("give an IMAGE, or the root as one of --host and --rootfs DIR")
+        image, command = command[0], command[1:]
+    elif not command:
+        raise InvalidArgument("the COMMAND is missing")
+    container = describe(image=image, env=variables, **options)
     status, notice = run_in_foreground(container, command, interactive=interactive, terminal=tty, timeout=timeout)
     return status if notice is None else _complain(notice, status)
+
+
+for _command in COMMANDS:
+    group.add_command(_command)
 
 
 @group.command()

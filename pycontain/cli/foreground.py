@@ -44,7 +44,7 @@ def run(
     with Inbox(window=terminal) as inbox:
         if terminal:
             return _run_on_terminal(inbox, container, argv, interactive, timeout)
-        task = container.start(argv, stdin=None if interactive else DEVNULL, stdout=None, stderr=None)
+        task = container.start(argv or None, stdin=None if interactive else DEVNULL, stdout=None, stderr=None)
         with task:
             return Foreground(inbox, task, timeout, None).attend()
 
@@ -55,7 +55,7 @@ def _run_on_terminal(
     from pycontain.terminal import RawMode, Relay, window_size
 
     rows, columns = window_size(1, 0, 2) or (24, 80)
-    task, terminal = container.start_terminal(argv, rows=rows, columns=columns)
+    task, terminal = container.start_terminal(argv or None, rows=rows, columns=columns)
     try:
         with task, RawMode(0 if interactive else -1):
             relay = Relay(terminal, 0 if interactive else -1, 1, lambda: foreground.interrupt_key())

@@ -11,6 +11,7 @@ from pycontain.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from pycontain.container import Container
+    from pycontain.images.choice import Pull
     from pycontain.spec.choices import RlimitType
 
 
@@ -157,6 +158,9 @@ def _label(value: str) -> dict[str, str]:
 
 def describe(
     *,
+    image: str | None,
+    pull: Pull,
+    platform: str | None,
     host: bool,
     rootfs: str | None,
     env: Mapping[str, str],
@@ -183,9 +187,12 @@ def describe(
     """The container that the options describe. Raises `InvalidArgument`."""
     from pycontain.container import Container
 
-    if host == (rootfs is not None):
+    if host and rootfs is not None:
         raise InvalidArgument("give the root as one of --host and --rootfs DIR")
-    container = Container.from_host() if rootfs is None else Container.from_rootfs(rootfs)
+    if image is not None:
+        container = Container(image, pull=pull, platform=platform)
+    else:
+        container = Container.from_host() if rootfs is None else Container.from_rootfs(rootfs)
     container = container.with_env(env).with_limits(memory=memory, cpus=cpus, cpu_shares=cpu_shares, pids=pids_limit)
     for source, target, mount_read_only in map(volume, volumes):
         container = container.with_bind(source, target, read_only=mount_read_only)

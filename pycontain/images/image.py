@@ -152,6 +152,28 @@ class Image:
         write_index(self.store)
         return type(self)(str(reference), self.target, self.digest, self.store, self.contents)
 
+    def push(self, reference: str) -> None:
+        """Sends the image, for its platform, to a registry.
+
+        Raises `AuthenticationFailed`, `RegistryError`, `InvalidReference`, `BlobDamaged`.
+        """
+        from pycontain.images.push import push
+
+        parsed = Reference.parse(reference)
+        if parsed.digest is not None:
+            raise InvalidReference(f"{reference!r} has a digest", remedy="An image is pushed to a tag")
+        push(self.store, self.contents, parsed)
+
+    def save(self, destination: str) -> None:
+        """Writes the image, for its platform, to `oci:DIRECTORY[:TAG]`, `oci-archive:FILE[:TAG]` or
+        `docker-archive:FILE[:REFERENCE]`, by default under its own name. An archive is replaced when it is whole.
+
+        Raises `InvalidReference`, `StoreError`, `BlobDamaged`.
+        """
+        from pycontain.images.save import save
+
+        save(self.store, self.contents.descriptor, self.name, parse_source(destination))
+
     def unpack(self, directory: str) -> None:
         """Unpacks the root file system into an empty directory, which is made when it is missing.
 
