@@ -87,8 +87,13 @@ class _Copy:
 
 
 def _copy_extents(read: int, write: int) -> None:
-    """Copies the data between the holes; see lseek(2)."""
-    size = os.fstat(read).st_size
+    """Copies the data, without the holes between it; see lseek(2)."""
+    info = os.fstat(read)
+    size = info.st_size
+    if info.st_blocks * 512 >= size:
+        _copy_range(read, write, 0, size)
+        return
+    os.fsync(read)  # ext4 without extents takes data that is not on the disk yet for a hole
     os.ftruncate(write, size)
     position = 0
     while position < size:
@@ -99,11 +104,16 @@ def _copy_extents(read: int, write: int) -> None:
                 return
             raise
         end = os.lseek(read, position, os.SEEK_HOLE)
-        while position < end:
-            position += _copy_range(read, write, position, min(end - position, _CHUNK))
+        _copy_range(read, write, position, end)
+        position = end
 
 
-def _copy_range(read: int, write: int, position: int, count: int) -> int:
+def _copy_range(read: int, write: int, position: int, end: int) -> None:
+    while position < end:
+        position += _copy_some(read, write, position, min(end - position, _CHUNK))
+
+
+def _copy_some(read: int, write: int, position: int, count: int) -> int:
     try:
         copied = os.copy_file_range(read, write, count, position, position)
     except OSError as error:

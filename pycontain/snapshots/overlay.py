@@ -12,6 +12,7 @@ import stat
 from collections.abc import Sequence
 from typing import ClassVar
 
+from pycontain.errors import SnapshotError
 from pycontain.layers.whiteouts import Whiteouts
 from pycontain.linux.mounts import MountAttr
 from pycontain.linux.trees import remove_tree
@@ -24,6 +25,8 @@ from pycontain.snapshots.recorded import RecordedSnapshotter
 
 # The mode of a new `fs` without a parent, by which `commit` sees that the layer says nothing about the root directory.
 UNTOUCHED = 0o1755
+
+MOST_LAYERS = 500  # OVL_MAX_STACK
 
 _EMPTY = "_empty"  # a directory below which nothing is, for an overlay of a single layer
 _USER_XATTR = "_userxattr"  # a file that is there when the marks of overlayfs are user.overlay.*
@@ -57,6 +60,11 @@ class OverlaySnapshotter(RecordedSnapshotter):
             os.close(os.open(f"{directory}/{_USER_XATTR}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
 
     def _make(self, path: str, kind: Kind, parents: Sequence[int]) -> None:
+        if len(parents) > MOST_LAYERS:
+            raise SnapshotError(
+                f"overlayfs puts at most {MOST_LAYERS} layers together, and these are {len(parents)}",
+                remedy="Use the snapshotter native or btrfs",
+            )
         if kind == "view":
             return
         os.mkdir(path, 0o700)
@@ -117,9 +125,12 @@ def _obstacle(directory: str) -> str | None:
 
 
 def _mount_obstacle(directory: str) -> str | None:
+    try:
+        os.mknod(f"{directory}/upper/whiteout", stat.S_IFCHR, 0)
+    except PermissionError:
+        return "its file system has no place for overlayfs's whiteouts: it is an overlay itself"
     fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
     try:
-        os.mknod("upper/whiteout", stat.S_IFCHR, 0, dir_fd=fd)
         options = [(f"{name}dir", f"/proc/self/fd/{fd}/{name}") for name in ("lower", "upper", "work")]
         os.close(mount("overlay", options, MountAttr(0)))
     except PermissionError:  # an unprivileged user has to mount in a user namespace
