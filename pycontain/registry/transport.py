@@ -168,6 +168,10 @@ class Transport:
             managers = list(self._managers.values())
             self._managers.clear()
         for manager in managers:
+            # clear() only lets go of the pools, and the traceback of an error that somebody keeps would hold them.
+            for key in manager.pools.keys():  # noqa: SIM118 - it has no iterator, for want of thread safety
+                if (pool := manager.pools.get(key)) is not None:
+                    pool.close()
             manager.clear()
 
     def _manager(self, origin: Origin) -> urllib3.PoolManager:
