@@ -17,6 +17,7 @@ from pycontain.errors import (
     InvalidArgument,
     InvalidDigest,
     InvalidImage,
+    InvalidReference,
     RegistryError,
 )
 from pycontain.registry.auth import pull_scope, push_scope
@@ -201,10 +202,11 @@ class Registry:
 
 def _origin(host: str, plain_http: bool | None) -> Origin:
     try:
+        Reference(host, "any", "any")  # hosts are what references have
         origin = Origin.of(f"https://{host}")
         scheme = "http" if (origin.is_loopback if plain_http is None else plain_http) else "https"
         return Origin.of(f"{scheme}://{host}")
-    except RegistryError:
+    except (InvalidReference, RegistryError):
         raise InvalidArgument(f"{host!r} is not the name of a registry") from None
 
 

@@ -122,7 +122,9 @@ class _Transfer:
             except RegistryError as error:
                 if error.status == _TOO_LARGE and self._chunk_size is None:
                     self._chunk_size = CHUNK  # something on the way does not let requests of this size pass
-                elif error.status not in _LOST or error.code == "DIGEST_INVALID":
+                elif error.code == "DIGEST_INVALID":
+                    raise BlobDamaged(error.message) from None
+                elif error.status not in _LOST:
                     raise
                 attempts.failed(error)
                 session = None
