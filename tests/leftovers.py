@@ -129,7 +129,8 @@ def _stat(pid: int) -> tuple[str, str, int] | None:
 
 def _processes() -> Iterator[str]:
     for pid, what in children().items():
-        yield f"child {pid} {what}"
+        # A server of the session sleeps at one moment and runs at another, and is the same; a zombie is left.
+        yield f"child {pid} {what if what.endswith('(Z)') else what.rpartition(' ')[0]}"
     for extra in guards()[1:]:
         yield f"a second guard {extra}"
 
