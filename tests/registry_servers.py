@@ -168,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         """Nothing: what the tests need to know is recorded by the servers."""
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
