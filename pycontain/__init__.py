@@ -13,16 +13,25 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pycontain.container import Container as Container
+    from pycontain.errors import AuthenticationFailed as AuthenticationFailed
+    from pycontain.errors import BlobDamaged as BlobDamaged
     from pycontain.errors import CgroupError as CgroupError
     from pycontain.errors import CommandNotExecutable as CommandNotExecutable
     from pycontain.errors import CommandNotFound as CommandNotFound
+    from pycontain.errors import ImageError as ImageError
+    from pycontain.errors import ImageNotFound as ImageNotFound
     from pycontain.errors import InvalidArgument as InvalidArgument
+    from pycontain.errors import InvalidImage as InvalidImage
+    from pycontain.errors import InvalidReference as InvalidReference
+    from pycontain.errors import LayerError as LayerError
     from pycontain.errors import LimitNotSupported as LimitNotSupported
     from pycontain.errors import NotSupported as NotSupported
     from pycontain.errors import ProcessFailed as ProcessFailed
     from pycontain.errors import PycontainError as PycontainError
+    from pycontain.errors import RegistryError as RegistryError
     from pycontain.errors import SpecError as SpecError
     from pycontain.errors import StartFailed as StartFailed
+    from pycontain.errors import StoreError as StoreError
     from pycontain.errors import TaskError as TaskError
     from pycontain.errors import WaitTimeout as WaitTimeout
     from pycontain.images.image import Image as Image
@@ -40,16 +49,25 @@ if TYPE_CHECKING:
 _NAMES = {
     "container": ("Container",),
     "errors": (
+        "AuthenticationFailed",
+        "BlobDamaged",
         "CgroupError",
         "CommandNotExecutable",
         "CommandNotFound",
+        "ImageError",
+        "ImageNotFound",
         "InvalidArgument",
+        "InvalidImage",
+        "InvalidReference",
+        "LayerError",
         "LimitNotSupported",
         "NotSupported",
         "ProcessFailed",
         "PycontainError",
+        "RegistryError",
         "SpecError",
         "StartFailed",
+        "StoreError",
         "TaskError",
         "WaitTimeout",
     ),

@@ -55,7 +55,7 @@ class Task:
         self.argv = command_of(argv)
         self._process = NativeProcess(compiled, layer.directory if layer is not None else None)
         self._layer = layer
-        self._remove_layer = weakref.finalize(self, layer.remove) if layer is not None else None
+        self._at_end = None if layer is None else weakref.finalize(self, layer.abandon)
         self._plumbing = Plumbing()
         self._encoding, self._errors = encoding, errors
         self._result: Result | None = None
@@ -203,8 +203,9 @@ class Task:
         """
         if not self._ended and self._owner == os.getpid():
             self.kill()
-        if self._remove_layer is not None:
-            self._remove_layer()
+        if self._layer is not None and self._at_end is not None:
+            self._layer.remove()
+            self._at_end.detach()
 
     def __enter__(self) -> Self:
         return self

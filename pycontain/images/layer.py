@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ class WritableLayer:
         Raises `StoreError`, `ImageNotFound`, `LayerError`, `BlobDamaged`.
         """
         store, contents = image.store, image.contents
+        _remove_abandoned()
         sweep_once(store)
         chosen = store.snapshotter(snapshotter)
         key = f"container-{os.urandom(8).hex()}"
@@ -70,6 +72,11 @@ class WritableLayer:
 
         return self.image.digest, self.root.lowers if isinstance(self.root, Overlay) else None
 
+    def abandon(self) -> None:
+        """Leaves it to the next `prepare`, or to the end of this process: whoever collects garbage may be in the midst
+        of anything, a transaction of the store included."""
+        _abandoned.append(self)
+
     def remove(self) -> None:
         """Removes it with all that was written. Without effect when that was done, and in a forked child."""
         store = self.image.store
@@ -78,6 +85,21 @@ class WritableLayer:
         self._removed = True
         self.snapshotter.remove(self.key)
         store.containers.remove(self.key)
+
+
+_abandoned: list[WritableLayer] = []
+
+
+def _remove_abandoned() -> None:
+    while _abandoned:
+        try:
+            layer = _abandoned.pop()
+        except IndexError:  # another thread was faster
+            break
+        layer.remove()
+
+
+atexit.register(_remove_abandoned)
 
 
 def _add(store: Store, snapshotter: Snapshotter, record: ContainerRecord, parent: str | None) -> Root:

@@ -76,6 +76,12 @@ class Store:
             found = self._snapshotters.setdefault(name, found)
         return found
 
+    def close(self) -> None:
+        """Closes the database and gives up this process's place. Its containers must have been removed."""
+        _stores.pop(self.path, None)
+        self.database.close()
+        self.database.owners.release()
+
 
 def default_path() -> str:
     """Where the store of this user is."""

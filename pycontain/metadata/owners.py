@@ -12,6 +12,7 @@ import fcntl
 import os
 import threading
 import time
+from collections.abc import Iterable
 
 from pycontain.errors import StoreError
 
@@ -55,6 +56,17 @@ class Owners:
             return _is_locked(fd)
         finally:
             os.close(fd)
+
+    def gone(self, owners: Iterable[str]) -> list[str]:
+        """Those of `owners`, read from the database, that are gone: for good, a name is never used again."""
+        return [owner for owner in owners if not self.is_living(owner)]
+
+    def release(self) -> None:
+        """Gives up this process's place, when it has nothing left in the store."""
+        with _lock:
+            mine = _mine.pop(self.directory, None)
+        if mine is not None:
+            _remove(self.directory, *mine)
 
     def sweep(self) -> None:
         """Removes the files of owners that are gone."""
@@ -123,12 +135,16 @@ def _close_all() -> None:
     """At the end of this process."""
     with _lock:
         for directory, (name, fd) in _mine.items():
-            try:
-                os.unlink(os.path.join(directory, name))
-            except OSError:  # the store was removed, or cannot be written any more: without its lock the file is stale
-                pass
-            os.close(fd)
+            _remove(directory, name, fd)
         _mine.clear()
+
+
+def _remove(directory: str, name: str, fd: int) -> None:
+    try:
+        os.unlink(os.path.join(directory, name))
+    except OSError:  # the store was removed, or cannot be written any more: without its lock the file is stale
+        pass
+    os.close(fd)
 
 
 def _after_fork() -> None:
