@@ -27,8 +27,7 @@ def pull(
     """
     from pycontain.registry.client import Registry
 
-    registry = Registry(reference.registry)
-    with store.leases.hold() as lease:
+    with Registry(reference.registry) as registry, store.leases.hold() as lease:
         target, _ = registry.resolve(reference)
         image = _documents(store, lease, registry, reference.repository, target, platform)
 
