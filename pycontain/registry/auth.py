@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from attrs import frozen
 
-from pycontain.errors import AuthenticationFailed, InvalidImage, RegistryError
+from pycontain.errors import AuthenticationFailed, RegistryError
 from pycontain.registry.challenge import Challenge, parse_challenges
 from pycontain.registry.credentials import Credentials
 from pycontain.registry.failure import failure
@@ -69,7 +69,7 @@ class Authorizer:
             if self._challenge is None:
                 return None
             if self._challenge.scheme == "basic":
-                return self._basic(refused=None)
+                return self._basic()
             token = self._tokens.get(scopes)
             if token is None or token.expires <= time.monotonic():
                 token = self._tokens[scopes] = self._fetch_token(self._challenge, scopes)
@@ -85,10 +85,10 @@ class Authorizer:
         challenge = challenges.get("bearer") or challenges.get("basic")
         if challenge is None:
             raise failure(response, "authentication")
-        response.close()
-        with self._lock:
+        with response, self._lock:
             if challenge.scheme == "basic":
-                self._basic(refused=sent)
+                if self._basic() == sent:
+                    raise failure(response, "authentication")  # asking twice might lock the account
             elif (token := self._tokens.get(scopes)) is not None and token.header == sent:
                 del self._tokens[scopes]  # otherwise another thread has replaced it meanwhile
             self._challenge = challenge
@@ -98,15 +98,13 @@ class Authorizer:
             self._found = (self._find(),)
         return self._found[0]
 
-    def _basic(self, refused: str | None) -> str:
+    def _basic(self) -> str:
         credentials = self._credentials()
         if credentials is None or not credentials.username:
             raise AuthenticationFailed(
                 f"{self._origin} asks for a user and a password", status=401,
                 remedy="Give credentials, or put them into ~/.docker/config.json (`docker login` does)",
             )
-        if credentials.basic == refused:
-            raise AuthenticationFailed(f"{self._origin} refuses the password of {credentials.username!r}", status=401)
         return credentials.basic
 
     def _fetch_token(self, challenge: Challenge, scopes: Scopes) -> _Token:
@@ -159,7 +157,7 @@ class Authorizer:
             token = answer.get("token") or answer.get("access_token")
             life = int(answer.get("expires_in") or _SHORTEST_LIFE)
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-            raise InvalidImage(f"the answer of the token server {Origin.of(realm)} cannot be read") from None
+            raise AuthenticationFailed(f"the answer of the token server {Origin.of(realm)} cannot be read") from None
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise AuthenticationFailed(f"the token server {Origin.of(realm)} gave no token")
         return _Token(f"Bearer {token}", time.monotonic() + max(life, _SHORTEST_LIFE) - _MARGIN)

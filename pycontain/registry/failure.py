@@ -53,7 +53,7 @@ def _parse(response: Response) -> tuple[str | None, str]:
         errors = json.loads(body)["errors"]
         code, message = errors[0].get("code"), errors[0].get("message")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        plain = response.headers.get("Content-Type", "").startswith("text/plain")
+        plain = response.headers.get("Content-Type", "text/plain").startswith("text/plain")
         return None, clean(body.decode("utf-8", "replace")) if plain else ""
     return clean(code, 60) if code else None, clean(message) if message else ""
 

@@ -52,7 +52,10 @@ def resolve_location(base: str, location: str) -> str:
     Raises `RegistryError` when it is none, or leads from https to http: what is encrypted stays encrypted. From plain
     http, which was asked for or is on this machine, plain http leads on to the same host or to this machine only.
     """
-    url = urljoin(base, location)
+    try:
+        url = urljoin(base, location)
+    except ValueError:  # brackets without an address
+        url = location
     start, target = Origin.of(base), Origin.of(url)
     if target.scheme == "http" and (start.scheme == "https" or not (target.is_loopback or target.host == start.host)):
         remedy = "A proxy in front of the registry has to pass X-Forwarded-Proto" if target.host == start.host else None

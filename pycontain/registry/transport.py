@@ -154,8 +154,9 @@ class Transport:
         """
         origin = Origin.of(url)
         timeout = urllib3.Timeout(connect=self._patience.connect, read=silence or self._patience.silence)
+        manager = self._manager(origin)
         try:
-            raw = self._manager(origin).urlopen(
+            raw = manager.urlopen(
                 method, url, body=body, headers={"User-Agent": "pycontain", "Accept-Encoding": "identity", **headers},
                 redirect=False, retries=False, preload_content=False, decode_content=False, timeout=timeout,
             )
