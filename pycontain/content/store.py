@@ -117,12 +117,15 @@ class ContentStore:
         return hashed.hexdigest() == digest.hex and size in (None, length)
 
     @contextmanager
-    def ingest(self, digest: Digest | str, size: int | None = None, *, patience: float = 120) -> Iterator[Ingest]:
+    def ingest(
+        self, digest: Digest | str, size: int | None = None, *, verify: bool = False, patience: float = 120
+    ) -> Iterator[Ingest]:
         """A blob that is to be written: ask `done`, `write` what comes after `offset`, then `commit`.
 
         One writer has a blob at a time among all threads and processes; others wait as long as its file grows, and
         `patience` seconds more, and then find it `done`, or go on from where it stopped. A file of another size than
-        `size` in its place is replaced. A block that is left without `commit` keeps what is good for the next.
+        `size` in its place is replaced; with `verify` also one of other content, for which all of it is read. A block
+        that is left without `commit` keeps what is good for the next.
 
         Raises:
             StoreError: also when another writer holds the blob and does not go on.
@@ -130,6 +133,8 @@ class ContentStore:
         digest = _parsed(digest)
 
         def done() -> bool:
+            if verify:
+                return self.verify(digest, size)
             there = self.info(digest)
             return there is not None and size in (None, there.size)
 
@@ -168,9 +173,7 @@ class ContentStore:
         Raises:
             BlobDamaged: they are another blob.
         """
-        if self.info(digest) is not None and not self.verify(digest, size):
-            self.remove(digest)
-        with self.ingest(digest, size) as ingest:
+        with self.ingest(digest, size, verify=True) as ingest:
             if ingest.done:
                 return
             ingest.reset()

@@ -10,7 +10,7 @@ from pycontain.content.failures import store_errors
 from pycontain.content.ingest import CHUNK
 from pycontain.content.store import ContentStore, index_of
 from pycontain.errors import BlobDamaged, ImageNotFound, InvalidImage
-from pycontain.images.layout import Named, blobs_of, images_in, read_document
+from pycontain.images.layout import Named, blobs_of, has_name, images_in, read_document
 from pycontain.images.members import DOCKER_MANIFEST, INDEX, OCI_LAYOUT, Member, Members, read_members
 from pycontain.images.tarball import tarball
 from pycontain.layers.compression import GZIP, ZSTD, Decompressed
@@ -130,7 +130,7 @@ def _docker_images(
     listed = decode_archived(members.documents[DOCKER_MANIFEST], f"the {DOCKER_MANIFEST} of {members.where}")
     images: list[Named] = []
     for image in listed:
-        if tag is None or tag in image.repo_tags:
+        if tag is None or has_name(image.repo_tags, tag):
             target = _docker_image(store, members, image, keep)
             images += [(name, target) for name in ((tag,) if tag else image.repo_tags or (None,))]
     if not images:

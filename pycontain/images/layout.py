@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pycontain.content.failures import store_errors
 from pycontain.content.ingest import CHUNK
 from pycontain.content.store import IMAGE_NAME, REF_NAME, ContentStore, index_of
-from pycontain.errors import BlobDamaged, ImageNotFound, InvalidImage
+from pycontain.errors import BlobDamaged, ImageNotFound, InvalidImage, InvalidReference
+from pycontain.registry.reference import Reference
 from pycontain.spec import media_types
 from pycontain.spec.image import LARGEST_DOCUMENT, Descriptor, Index, decode_manifest
 
@@ -68,12 +69,24 @@ def images_in(index: Index, tag: str | None, where: str) -> list[Named]:
     images = [
         (next(iter(_names(descriptor)), None), _bare(descriptor))
         for descriptor in index.manifests
-        if (tag is None and is_image(descriptor)) or (tag is not None and tag in _names(descriptor))
+        if (tag is None and is_image(descriptor)) or (tag is not None and has_name(_names(descriptor), tag))
     ]
     if not images:
         there = ", ".join(sorted({name for one in index.manifests for name in _names(one)})[:20]) or "none with a name"
         raise ImageNotFound(f"there is no image {tag or ''!r:.200} in {where}", remedy=f"It has: {there:.1000}")
     return list(dict.fromkeys(images))
+
+
+def has_name(names: Iterable[str], wanted: str) -> bool:
+    """Whether the wanted name is among them, also in another form: `debian:12` is `docker.io/library/debian:12`."""
+    return _canonical(wanted) in map(_canonical, names)
+
+
+def _canonical(name: str) -> str:
+    try:
+        return str(Reference.parse(name))
+    except InvalidReference:  # not all names in layouts are references
+        return name
 
 
 def is_image(descriptor: Descriptor) -> bool:

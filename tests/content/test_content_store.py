@@ -8,7 +8,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -198,6 +198,36 @@ def test_a_torn_blob_is_replaced_by_the_next_ingest(store: ContentStore) -> None
     assert not store.verify(DIGEST, len(DATA))
     put(store)
     assert store.verify(DIGEST, len(DATA))
+
+
+def test_damaged_content_of_the_right_size_is_replaced_by_an_ingest_that_verifies(store: ContentStore) -> None:
+    put(store)
+    for content, done in ((DATA, True), (b"x" * len(DATA), False)):
+        path_of(store, DIGEST).write_bytes(content)
+        with store.ingest(DIGEST, len(DATA)) as ingest:
+            assert ingest.done
+        with store.ingest(DIGEST, len(DATA), verify=True) as ingest:
+            assert ingest.done == done
+            if not done:
+                ingest.write(DATA)
+                ingest.commit()
+        assert store.verify(DIGEST, len(DATA))
+
+
+def test_what_is_added_is_not_asked_for_when_it_is_there(store: ContentStore) -> None:
+    asked = []
+
+    def pieces() -> Iterator[bytes]:
+        asked.append(1)
+        yield DATA[:1000]
+        yield DATA[1000:]
+
+    for _ in range(2):
+        store.add(DIGEST, len(DATA), pieces())
+    assert asked == [1]
+    with pytest.raises(BlobDamaged):
+        store.add(Digest.of(b"other"), 5, [b"xxxxx"])
+    assert ingests(store) == []
 
 
 # ---- interruptions

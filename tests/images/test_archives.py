@@ -222,6 +222,16 @@ def test_an_image_that_is_not_there_is_said_with_those_that_are(
             load(kind, other, str(tmp_path / kind), "none")
 
 
+def test_an_archive_may_be_asked_for_an_image_by_any_form_of_its_name(store: ContentStore, tmp_path: Path) -> None:
+    for number, make in enumerate((old_docker, new_docker)):
+        path = archive(tmp_path / f"{number}.tar", make())
+        for wanted in ("t:1", "docker.io/library/t:1", "library/t:1"):
+            assert [name for name, _ in load("docker-archive", store, path, wanted)] in (["t:1"], [wanted])
+        for other in ("t", "t:2", "x/t:1", "example.com/t:1", "T:1"):
+            with pytest.raises(ImageNotFound):
+                load("docker-archive", store, path, other)
+
+
 @pytest.mark.parametrize("make", [old_docker, linked_docker, compressed_docker, new_docker], ids=lambda f: f.__name__)
 def test_archives_of_all_forms_of_docker_are_read(
     make: Callable[[], Entries], store: ContentStore, tmp_path: Path
