@@ -93,7 +93,7 @@ def sanitizers(session: nox.Session) -> None:
 
 VM_TESTS = (
     "tests/cgroups", "tests/test_task_control.py", "tests/test_cgroup_mount.py", "tests/test_devices.py",
-    "tests/test_limits.py", "tests/test_run.py",
+    "tests/test_limits.py", "tests/test_run.py", "tests/test_nested.py", "tests/test_hardening_options.py",
 )
 VM_USER_TESTS = ("tests/cgroups",)  # only root starts containers without a user namespace
 VM_LOGIN_TESTS = ("tests/cgroups/test_cgroup_detection.py", "tests/cgroups/test_systemd_driver.py")
