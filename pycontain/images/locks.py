@@ -51,3 +51,22 @@ def _is_named(fd: int, path: str) -> bool:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def remove_unheld(directory: str) -> None:
+    """Removes the files of locks whose holder was killed."""
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    for name in names:
+        path = os.path.join(directory, name)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_named(fd, path):
+                os.unlink(path)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(fd)

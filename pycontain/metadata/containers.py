@@ -70,11 +70,11 @@ class ContainerRecords:
 
     def sweep(self) -> None:
         """Removes the records whose process is gone."""
-        with self.database.write() as connection:
+        with self.database.read() as connection:
             owners = [owner for (owner,) in connection.execute("SELECT DISTINCT owner FROM containers")]
-            for owner in owners:
-                if not self.database.owners.is_living(owner):
-                    connection.execute("DELETE FROM containers WHERE owner = ?", (owner,))
+        for owner in self.database.owners.gone(owners):
+            with self.database.write() as connection:
+                connection.execute("DELETE FROM containers WHERE owner = ?", (owner,))
 
 
 def _record(row: tuple[Any, ...]) -> ContainerRecord:

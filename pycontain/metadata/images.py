@@ -52,8 +52,8 @@ class Images:
             )
 
     def remove(self, name: str) -> bool:
-        """Whether the name was there."""
-        with self.database.write() as connection:
+        """Whether the name was there. Durable, since what it points to may be removed next: as `put`."""
+        with self.database.write(durable=True) as connection:
             return connection.execute("DELETE FROM images WHERE name = ?", (name,)).rowcount > 0
 
     def by_digest(self, digest: str) -> list[ImageRecord]:

@@ -22,18 +22,17 @@ class Leases:
         return Lease(self.database)
 
     def items(self) -> set[tuple[str, str]]:
-        """The kinds and items of all leases of living processes."""
-        with self.database.write() as connection:  # nobody becomes an owner meanwhile
-            self.sweep()
+        """The kinds and items of all leases."""
+        with self.database.read() as connection:
             return set(connection.execute("SELECT DISTINCT kind, item FROM leased"))
 
     def sweep(self) -> None:
         """Removes the leases of processes that are gone."""
-        with self.database.write() as connection:
+        with self.database.read() as connection:
             owners = [owner for (owner,) in connection.execute("SELECT DISTINCT owner FROM leases")]
-            for owner in owners:
-                if not self.database.owners.is_living(owner):
-                    connection.execute("DELETE FROM leases WHERE owner = ?", (owner,))
+        for owner in self.database.owners.gone(owners):
+            with self.database.write() as connection:
+                connection.execute("DELETE FROM leases WHERE owner = ?", (owner,))
 
 
 class Lease:

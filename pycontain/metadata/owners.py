@@ -149,12 +149,12 @@ def _remove(directory: str, name: str, fd: int) -> None:
 
 def _after_fork() -> None:
     """In a child: the files are the parent's, whose lock must not outlive it in our descriptors."""
-    global _lock
-    _lock = threading.Lock()
     for _, fd in _mine.values():
         os.close(fd)
     _mine.clear()
+    _lock.release()
 
 
 atexit.register(_close_all)
-os.register_at_fork(after_in_child=_after_fork)
+# not while a thread makes a file: its descriptor would be unknown in the child
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)

@@ -19,7 +19,7 @@ _VERSION_1 = (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         snapshotter TEXT NOT NULL,
         key TEXT NOT NULL,
-        parent INTEGER REFERENCES snapshots (id) ON DELETE RESTRICT,
+        parent INTEGER REFERENCES snapshots (id) DEFERRABLE INITIALLY DEFERRED,
         kind TEXT NOT NULL CHECK (kind IN ('active', 'view', 'committed')),
         created REAL NOT NULL,
         labels TEXT NOT NULL,
@@ -52,7 +52,6 @@ _VERSION_1 = (
         created REAL NOT NULL,
         labels TEXT NOT NULL
     ) STRICT, WITHOUT ROWID""",
-    "CREATE INDEX containers_by_snapshot ON containers (snapshotter, snapshot)",
 )
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (_VERSION_1,)  # the n-th makes version n of version n - 1

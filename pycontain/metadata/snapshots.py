@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
@@ -104,8 +104,12 @@ class SnapshotRecords:
             return self.get(name)
 
     def remove(self, key: str) -> SnapshotRecord:
-        """Removes the record and returns what it was. Refused while it has children."""
-        with self.database.write() as connection:
+        """Removes the record and returns what it was. Refused while it has children.
+
+        Durable for a committed one, whose files are removed next: a record must not come back without them.
+        """
+        durable = self.get(key).kind == "committed"
+        with self.database.write(durable=durable) as connection:
             record = self.get(key)
             children = self.children(key)
             if children:
@@ -113,6 +117,11 @@ class SnapshotRecords:
                 raise SnapshotError(f"the snapshot {key!r} is the parent of {children[0]!r}{more}")
             connection.execute("DELETE FROM snapshots WHERE id = ?", (record.id,))
         return record
+
+    def remove_all(self, records: Iterable[SnapshotRecord]) -> None:
+        """Removes records in any order, durably, with all of their children among them."""
+        with self.database.write(durable=True) as connection:
+            connection.executemany("DELETE FROM snapshots WHERE id = ?", ((record.id,) for record in records))
 
     def children(self, key: str) -> list[str]:
         """The keys of the snapshots that have this one as their parent."""
@@ -139,14 +148,20 @@ class SnapshotRecords:
 
     def abandoned(self) -> list[SnapshotRecord]:
         """The active ones and views whose process is gone."""
-        living = self.database.owners.is_living
-        with self.database.write():  # nobody becomes an owner meanwhile
-            owners = {record.owner for record in self.list() if record.owner is not None}
-            gone = {owner for owner in owners if not living(owner)}
-            return [record for record in self.list() if record.owner in gone]
+        with self.database.read() as connection:
+            owners = connection.execute(
+                "SELECT DISTINCT owner FROM snapshots WHERE owner IS NOT NULL AND snapshotter = ?", (self.snapshotter,)
+            ).fetchall()
+            return [
+                _record(row)
+                for owner in self.database.owners.gone(owner for (owner,) in owners)
+                for row in connection.execute(
+                    _SELECT + " WHERE s.owner = ? AND s.snapshotter = ? ORDER BY s.id", (owner, self.snapshotter)
+                )
+            ]
 
     def list(self) -> list[SnapshotRecord]:
-        """All, parents before their children, by the time when they were made."""
+        """All, in the order in which they were made. A layer may be older than its parent, which `commit` gave it."""
         with self.database.read() as connection:
             rows = connection.execute(_SELECT + " WHERE s.snapshotter = ? ORDER BY s.id", (self.snapshotter,))
             return [_record(row) for row in rows]

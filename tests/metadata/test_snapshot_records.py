@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from pycontain.errors import SnapshotError
-from pycontain.metadata import Database, SnapshotRecords
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with Database(f"{tmp_path}/metadata.db") as database:
-        yield database
-
-
-@pytest.fixture
-def records(database: Database) -> SnapshotRecords:
-    return SnapshotRecords(database, "overlay")
+from pycontain.metadata import SnapshotRecords
 
 
 def test_a_new_snapshot_is_there_as_it_was_made(records: SnapshotRecords) -> None:
