@@ -80,7 +80,7 @@ class Directory:
 
 @frozen
 class FileSystem:
-    """A file system of its own: its type, the block device, and the options for fsconfig(2)."""
+    """A file system of its own: its type, the block device, and options for fsconfig(2), of which flags have ""."""
 
     type: str
     source: str
@@ -160,3 +160,6 @@ class Snapshotter(Protocol):
 
         Safe at any time, also while other processes are at work.
         """
+
+    def close(self) -> None:
+        """Gives back what the object holds. Block devices of snapshots that are not in use otherwise end with it."""

@@ -18,6 +18,7 @@ _CLASSES = {
     "native": "NativeSnapshotter",
     "btrfs": "BtrfsSnapshotter",
     "erofs": "ErofsSnapshotter",
+    "devicemapper": "DevicemapperSnapshotter",
 }
 NAMES = tuple(_CLASSES)
 

@@ -17,7 +17,7 @@ def open_tree_of(root: Root) -> int:
     if isinstance(root, Directory):
         return os.open(root.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     if isinstance(root, FileSystem):
-        return readable(mount(root.type, [("source", root.source), *root.options, ("ro", None)]))
+        return readable(mount_device(root, READ_ONLY))
     with ExitStack() as opened:
         return readable(mount("overlay", _overlay_options(root.lowers, root.userxattr, opened)))
 
@@ -26,6 +26,14 @@ def mount_erofs(path: str) -> int:
     """A descriptor (O_PATH) of the mount of an erofs image, straight from its file: since Linux 6.12."""
     with ExitStack() as opened:
         return mount("erofs", [("source", _by_descriptor(path, opened)), ("ro", None)])
+
+
+def mount_device(root: FileSystem, attributes: MountAttr) -> int:
+    """A descriptor (O_PATH) of the mount of a block device."""
+    options = [("source", root.source), *((key, value or None) for key, value in root.options)]
+    if root.read_only:
+        options.append(("ro", None))
+    return mount(root.type, options, attributes)
 
 
 def mount(kind: str, options: Iterable[tuple[str, str | None]], attributes: MountAttr = READ_ONLY) -> int:

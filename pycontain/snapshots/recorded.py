@@ -85,6 +85,10 @@ class RecordedSnapshotter(ABC):
         """Removes the directory of a snapshot, which may be incomplete or not there."""
         remove_tree(path)
 
+    def _set_aside(self, name: str) -> None:
+        """Gives a directory without a record a name that no snapshot can have, as long as nobody can add records."""
+        os.rename(self._join(name), self._join(GARBAGE + name + os.urandom(4).hex()))
+
     # ---- the protocol
 
     def prepare(self, key: str, parent: str | None = None, *, labels: Mapping[str, str] | None = None) -> Root:
@@ -165,6 +169,9 @@ class RecordedSnapshotter(ABC):
         finally:
             os.close(fd)
 
+    def close(self) -> None:  # noqa: B027
+        pass
+
     def cleanup(self) -> None:
         """As the protocol has it. Directories are renamed while no other process can add a record."""
         with self._database.write():
@@ -173,7 +180,7 @@ class RecordedSnapshotter(ABC):
             records = {_name(record.id): record for record in self._records.list()}
             for name in self._directories():
                 if name not in records and not name.startswith(GARBAGE):
-                    os.rename(self._join(name), self._join(GARBAGE + name + os.urandom(4).hex()))
+                    self._set_aside(name)
         for record in records.values():
             if record.kind == "committed":
                 try:

@@ -70,7 +70,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def place(name: str, memory: Place | str, btrfs: Place | str, named: Place) -> Place:
     """A file system for the snapshotter. mkfs.erofs looks for the whole path, which a detached mount does not have."""
-    place = {"btrfs": btrfs, "erofs": named}.get(name, memory)
+    place = {"btrfs": btrfs, "erofs": named, "devicemapper": named}.get(name, memory)
     reason = place if isinstance(place, str) else probe(name, place.path)
     if reason is not None:
         pytest.skip(f"{name} cannot be used: {reason}")
@@ -79,5 +79,7 @@ def place(name: str, memory: Place | str, btrfs: Place | str, named: Place) -> P
 
 
 @pytest.fixture
-def store(name: str, place: Place, database: Database) -> Store:
-    return Store.new(name, place, database)
+def store(name: str, place: Place, database: Database) -> Iterator[Store]:
+    store = Store.new(name, place, database)
+    yield store
+    store.snapshots.close()

@@ -20,7 +20,7 @@ from pycontain.linux.mounts import MountAttr
 from pycontain.metadata import Database
 from pycontain.snapshots.base import Directory, Erofs, FileSystem, Overlay, Root
 from pycontain.snapshots.choose import snapshotter
-from pycontain.snapshots.mounting import mount, mount_erofs
+from pycontain.snapshots.mounting import mount, mount_device, mount_erofs
 from pycontain.snapshots.recorded import RecordedSnapshotter
 
 NOTHING = MountAttr(0)
@@ -178,7 +178,7 @@ def open_root(root: Root) -> int:
     if isinstance(root, Directory):
         return os.open(root.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     if isinstance(root, FileSystem):
-        return mount(root.type, [("source", root.source), *root.options], attributes)
+        return mount_device(root, attributes)
     with ExitStack() as opened:
         return mount("overlay", list(_options(root, opened)), attributes)
 
