@@ -35,7 +35,7 @@ LAYERS = (
     ("images", "runtimes"),
     (
         "result", "streams", "task", "monitor", "defaults", "arguments", "resolve", "summary", "description",
-        "privileged", "hardening", "container",
+        "privileged", "hardening", "image_root", "container",
     ),
     ("preflight", "terminal"),
     ("cli",),
