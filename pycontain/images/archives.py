@@ -9,8 +9,8 @@ from pycontain.content.digest import Digest, hasher
 from pycontain.content.failures import store_errors
 from pycontain.content.ingest import CHUNK
 from pycontain.content.store import ContentStore, index_of
-from pycontain.errors import BlobDamaged, ImageNotFound, InvalidImage
-from pycontain.images.layout import Named, blobs_of, has_name, images_in, read_document
+from pycontain.errors import BlobDamaged, InvalidImage
+from pycontain.images.layout import Named, blobs_of, has_name, images_in, no_image, read_document
 from pycontain.images.members import DOCKER_MANIFEST, INDEX, OCI_LAYOUT, Member, Members, read_members
 from pycontain.images.tarball import tarball
 from pycontain.layers.compression import GZIP, ZSTD, Decompressed
@@ -134,8 +134,7 @@ def _docker_images(
             target = _docker_image(store, members, image, keep)
             images += [(name, target) for name in ((tag,) if tag else image.repo_tags or (None,))]
     if not images:
-        there = ", ".join(name for image in listed for name in image.repo_tags) or "none with a name"
-        raise ImageNotFound(f"there is no image {tag or ''!r:.200} in {members.where}", remedy=f"It has: {there:.1000}")
+        raise no_image(tag, members.where, [name for image in listed for name in image.repo_tags])
     return images
 
 

@@ -72,9 +72,16 @@ def images_in(index: Index, tag: str | None, where: str) -> list[Named]:
         if (tag is None and is_image(descriptor)) or (tag is not None and has_name(_names(descriptor), tag))
     ]
     if not images:
-        there = ", ".join(sorted({name for one in index.manifests for name in _names(one)})[:20]) or "none with a name"
-        raise ImageNotFound(f"there is no image {tag or ''!r:.200} in {where}", remedy=f"It has: {there:.1000}")
+        raise no_image(tag, where, [name for one in index.manifests for name in _names(one)])
     return list(dict.fromkeys(images))
+
+
+def no_image(tag: str | None, where: str, names: list[str]) -> ImageNotFound:
+    """The error that says which images there are instead."""
+    if tag is None:
+        return ImageNotFound(f"there is no image in {where}")
+    there = ", ".join(sorted(set(names))) or "none with a name"
+    return ImageNotFound(f"there is no image {tag!r:.200} in {where}", remedy=f"It has: {there:.1000}")
 
 
 def has_name(names: Iterable[str], wanted: str) -> bool:
