@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from email.message import Message
 
 from attrs import define, field, frozen
 from registry_servers import Handler, http_server
@@ -19,7 +20,7 @@ class Seen:
     method: str
     url: str
     path: str
-    headers: Mapping[str, str]
+    headers: Message
     body_size: int
 
 
@@ -113,7 +114,8 @@ class FaultyProxy:
         return [seen.headers.get("Range") for seen in self.requests if seen.method == "GET" and "/blobs/" in seen.path]
 
     def take(self, exchange: Exchange) -> Fault | None:
-        self.requests.append(Seen(exchange.method, exchange.url, exchange.path, exchange.headers, len(exchange.body)))
+        headers = exchange.handler.headers
+        self.requests.append(Seen(exchange.method, exchange.url, exchange.path, headers, len(exchange.body)))
         for index, (pattern, fault) in enumerate(self._faults):
             if re.search(pattern, f"{exchange.method} {exchange.path}"):
                 del self._faults[index]

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3.exceptions import HTTPError, NameResolutionError
+from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import TimeoutError as TimedOut
 
 from pycontain.errors import InvalidArgument, InvalidImage, RegistryError
@@ -243,9 +243,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, NameResolutionError):
-        return "its name has no address"
-    if isinstance(error, TimedOut):
+    if isinstance(error, TimedOut) and not isinstance(error, NewConnectionError):  # which is one to urllib3
         return "no answer in time"
     cause = _cause(error)
     return clean(getattr(cause, "strerror", None) or cause)
