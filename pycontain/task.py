@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from pycontain.errors import InvalidArgument, TaskError, WaitTimeout
+from pycontain.errors import InvalidArgument, NotSupported, TaskError, WaitTimeout
 from pycontain.linux.signals import would_arrive
 from pycontain.result import Reason, Result, Usage
 from pycontain.runtimes.failure import no_descriptors
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from pycontain.cgroups import CgroupUsage
     from pycontain.cgroups.oom import OomWatch
     from pycontain.cgroups.stats import Stats
+    from pycontain.images.image import Image
     from pycontain.images.layer import WritableLayer
+    from pycontain.layers.diff import Change
     from pycontain.limits import Limits
     from pycontain.linux.pidfd import Ended
     from pycontain.runtimes.compile import Compiled
@@ -195,6 +197,39 @@ class Task:
         if not self._ended:
             self._killed_for = self._killed_for or reason
             self._process.kill()
+
+    def diff(self) -> list[Change]:
+        """What it has written to its root so far: paths that were added, modified or deleted, sorted.
+
+        For a task of an image, until it is removed. Raises `TaskError` for others, `SnapshotError`.
+        """
+        self._check_owner()
+        if self._layer is None:
+            raise TaskError(f"{self!r} is not of an image: what it writes is kept in memory, in its own mounts")
+        return self._layer.changes()
+
+    def commit(self, name: str, *, message: str | None = None) -> Image:
+        """Makes an image of what it has written so far, on top of its own image, and names it.
+
+        A running task is paused meanwhile, where it has a freezer. Raises `TaskError` for a task without an image,
+        `StoreError`, `InvalidReference`.
+        """
+        from pycontain.images.image import Image
+
+        self._check_owner()
+        if self._layer is None:
+            raise TaskError(f"{self!r} is not of an image: there is nothing to commit to")
+        running = self.state == "running"
+        try:
+            if running:
+                self.pause()
+        except (NotSupported, TaskError):  # it has no freezer, or has just ended
+            running = False
+        try:
+            return Image.commit(self._layer, name, message)
+        finally:
+            if running:
+                self.resume()
 
     def remove(self) -> None:
         """Kills it if it still runs, and removes what it wrote: the read-write layer of a container of an image.

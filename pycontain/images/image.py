@@ -13,12 +13,13 @@ from pycontain.images.names import find
 from pycontain.images.platform import format_platform, host_platform, parse_platform
 from pycontain.images.store import Store
 from pycontain.registry.reference import Reference, parse_source
-from pycontain.spec.image import Descriptor, Platform
+from pycontain.spec.image import NO_CONFIG, ConfigFields, Descriptor, Platform
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from pycontain.images.fetch import Progress
+    from pycontain.images.layer import WritableLayer
     from pycontain.metadata import ImageRecord
     from pycontain.spec.image import History, ImageConfig, Manifest
 
@@ -79,6 +80,41 @@ class Image:
 
         store = store or Store.at()
         return [cls.get(name, store=store) for name in load(store, parse_source(source), snapshotter)]
+
+    @classmethod
+    def from_rootfs(
+        cls, directory: str, name: str, *, config: ConfigFields = NO_CONFIG, store: Store | None = None
+    ) -> Self:
+        """Makes an image of one layer: the tree in a directory, with owners, modes, times and extended attributes.
+
+        `config` is what its containers run, and how. Raises `StoreError`, `InvalidReference`.
+        """
+        from pycontain.images.make import from_rootfs
+
+        store, full = store or Store.at(), _tagged(name)
+        from_rootfs(store, directory, full, config)
+        return cls.get(full, store=store)
+
+    @classmethod
+    def from_tar(cls, path: str, name: str, *, config: ConfigFields = NO_CONFIG, store: Store | None = None) -> Self:
+        """Makes an image of one layer: the tree in a tar, which may be compressed. See `from_rootfs`.
+
+        Raises `LayerError` for an archive that is broken or hostile, `StoreError`, `InvalidReference`.
+        """
+        from pycontain.images.make import from_tar
+
+        store, full = store or Store.at(), _tagged(name)
+        from_tar(store, path, full, config)
+        return cls.get(full, store=store)
+
+    @classmethod
+    def commit(cls, layer: WritableLayer, name: str, message: str | None = None) -> Self:
+        """Makes an image of what a container has written; see `Task.commit`."""
+        from pycontain.images.make import commit
+
+        full = _tagged(name)
+        commit(layer, full, message)
+        return cls.get(full, store=layer.image.store)
 
     @classmethod
     def get(cls, name: str, *, platform: str | None = None, store: Store | None = None) -> Self:
@@ -142,15 +178,13 @@ class Image:
         from pycontain.images.pull import write_index
         from pycontain.metadata import ImageRecord
 
-        reference = Reference.parse(name)
-        if reference.digest is not None:
-            raise InvalidReference(f"{name!r} has a digest: it cannot be given to an image")
+        full = _tagged(name)
         with self.store.leases.hold() as lease:
             lease.add("blob", self.target.digest)
             target = self.target
-            self.store.images.put(ImageRecord(str(reference), target.media_type, target.digest, target.size))
+            self.store.images.put(ImageRecord(full, target.media_type, target.digest, target.size))
         write_index(self.store)
-        return type(self)(str(reference), self.target, self.digest, self.store, self.contents)
+        return type(self)(full, self.target, self.digest, self.store, self.contents)
 
     def push(self, reference: str) -> None:
         """Sends the image, for its platform, to a registry.
@@ -186,13 +220,20 @@ class Image:
     def remove(self) -> None:
         """Removes the name, and what no other image, container or pull needs of it. Raises `ImageNotFound`."""
         from pycontain.images.gc import collect
-
         from pycontain.images.pull import write_index
 
         if not self.store.images.remove(self.name):
             raise ImageNotFound(f"there is no image {self.name!r} in the store")
         write_index(self.store)
         collect(self.store)
+
+
+def _tagged(name: str) -> str:
+    """The canonical form of a name that is to be given to an image."""
+    reference = Reference.parse(name)
+    if reference.digest is not None:
+        raise InvalidReference(f"{name!r} has a digest: it cannot be given to an image")
+    return str(reference)
 
 
 def _wanted(platform: str | None) -> Platform:

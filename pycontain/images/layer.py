@@ -15,6 +15,7 @@ from pycontain.metadata import ContainerRecord
 if TYPE_CHECKING:
     from pycontain.images.image import Image
     from pycontain.images.store import Store
+    from pycontain.layers.diff import Change
     from pycontain.snapshots.base import Root, Snapshotter
 
 
@@ -71,6 +72,20 @@ class WritableLayer:
         from pycontain.snapshots.base import Overlay
 
         return self.image.digest, self.root.lowers if isinstance(self.root, Overlay) else None
+
+    def changes(self) -> list[Change]:
+        """What has been written to it, compared with the image; sorted by path."""
+        from contextlib import nullcontext
+
+        from pycontain.layers.diff import changes_between, changes_of_upper
+        from pycontain.layers.whiteouts import Whiteouts
+
+        chain = self.image.contents.chain_ids
+        below = self.snapshotter.tree(chain[-1]) if chain else nullcontext(None)
+        with below as lower, self.snapshotter.changes_directory(self.key) as upper:
+            if self.snapshotter.whiteouts is Whiteouts.REMOVE:
+                return changes_between(lower, upper)
+            return changes_of_upper(upper, lower)
 
     def abandon(self) -> None:
         """Leaves it to the next `prepare`, or to the end of this process: whoever collects garbage may be in the midst

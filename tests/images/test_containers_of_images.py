@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,6 +193,34 @@ def test_an_image_is_unpacked_into_a_directory(tmp_path: Path) -> None:
     assert (tmp_path / "root/added/file").read_text() == "from above\n"
     assert not (tmp_path / "root/etc/group").exists()
     assert Container.from_rootfs(tmp_path / "root").run(["cat", "/added/file"], check=True).text == "from above\n"
+
+
+def test_what_a_task_wrote_becomes_a_new_image(store: Store) -> None:
+    script = "echo new > /tmp/new; rm /etc/group; echo more >> /etc/passwd; sleep 60"
+    with Container("plain:1").start(["sh", "-c", script]) as task:
+        while task._layer is not None and "/etc/passwd" not in [change.path for change in task.diff()]:
+            time.sleep(0.01)
+        kinds = {change.path: change.kind for change in task.diff()}
+        assert (kinds["/tmp/new"], kinds["/etc/group"], kinds["/etc/passwd"]) == ("added", "deleted", "modified")
+        image = task.commit("me/written:1", message="for the test")
+        assert task.state == "running"
+    assert image.history[-1].comment == "for the test"
+    assert len(image.layers) == 2
+    result = Container("me/written:1").run(["sh", "-c", "cat /tmp/new; tail -n 1 /etc/passwd; ls /etc/group"])
+    assert (result.stdout, result.exit_code) == (b"new\nmore\n", 1)
+    image.remove()
+
+
+def test_a_directory_and_a_tar_become_images(busybox_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "root.tar").write_bytes(tar_of(busybox_root))
+    listing = ["/bin/sh", "-c", "cd /; find bin etc | sort; stat -c '%n %a %u %Y' bin/busybox etc/passwd"]
+    trees = []
+    for image in (
+        Image.from_rootfs(str(busybox_root), "me/directory:1"), Image.from_tar(str(tmp_path / "root.tar"), "me/tar:1"),
+    ):
+        trees.append(Container(image).run(listing, check=True).text)
+        image.remove()
+    assert trees[0] == trees[1]
 
 
 # ---- the command line, in processes of its own
