@@ -33,7 +33,7 @@ def mirror_origin(url: str) -> Origin:
         origin = Origin.of(url)
     except RegistryError:
         origin = None
-    if origin is None or url.rstrip("/").count("/") != 2 or "?" in url:
+    if origin is None or url.removesuffix("/").count("/") != 2 or "?" in url:
         raise InvalidArgument(
             f"{url!r} is not the URL of a mirror", remedy="Write a scheme and a host: https://mirror.example.org"
         )
