@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from pycontain.errors import StoreError
+from pycontain.metadata.failures import BUSY_LIMIT, translated
 from pycontain.metadata.owners import Owners
-from pycontain.metadata.session import BUSY_LIMIT, Session, translated
+from pycontain.metadata.session import Session
 
 if TYPE_CHECKING:
     import sqlite3

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from pycontain.errors import StoreError
+from pycontain.metadata.failures import refused
 
 CREATION_LIMIT = 60.0  # seconds after which a file that is still hidden has no maker any more
 
@@ -100,10 +100,7 @@ def _create(directory: str) -> tuple[str, int]:
             os.close(fd)
             raise
     except OSError as error:
-        raise StoreError(
-            f"this process cannot be noted in {directory}", errno=error.errno,
-            remedy="The store needs a directory that can be written, with space; set PYCONTAIN_STORE to another",
-        ) from None
+        raise refused(error, f"this process cannot be noted in {directory}") from None
     return name, fd
 
 

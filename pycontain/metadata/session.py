@@ -1,21 +1,20 @@
 """One thread's connection to the database: opened when it is needed, with the schema made or brought up to date; its
-transaction; and what sqlite's errors mean."""
+transaction."""
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from pycontain.errors import NotSupported, StoreError
+from pycontain.metadata.failures import BUSY_LIMIT, refused
 from pycontain.metadata.schema import MIGRATIONS
 
 if TYPE_CHECKING:
     import sqlite3
 
-BUSY_LIMIT = 60.0  # seconds that a writer waits for others
 OLDEST_SQLITE = (3, 37)  # strict tables
 
 
@@ -99,7 +98,11 @@ def _connect(path: str) -> sqlite3.Connection:
         raise NotSupported(
             f"sqlite {sqlite3.sqlite_version} is too old", remedy="Use a Python with sqlite 3.37 or newer"
         )
-    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    directory = os.path.dirname(path)
+    try:
+        os.makedirs(directory, 0o700, exist_ok=True)
+    except OSError as error:
+        raise refused(error, f"the directory {directory} cannot be made") from None
     # the thread that closes it may be another, after this one has ended or before a fork
     connection = sqlite3.connect(path, timeout=BUSY_LIMIT, isolation_level=None, check_same_thread=False)
     try:
@@ -158,28 +161,3 @@ def _use_log(connection: sqlite3.Connection) -> None:
                 remedy="Set PYCONTAIN_STORE to a directory of a local file system",
             )
         return
-
-
-# parts of sqlite's messages (Python 3.10 has no codes), the kernel's nearest number, and what helps
-_REASONS = (
-    ("is full", errno.ENOSPC, "Free space in the file system of the store"),
-    ("readonly", errno.EROFS, "Run as the user who owns the store, or set PYCONTAIN_STORE to another directory"),
-    ("unable to open", None, "The directory must exist and be writable; set PYCONTAIN_STORE to another"),
-    ("is locked", errno.EBUSY, f"Another process has been writing for {BUSY_LIMIT:.0f} seconds: end it"),
-    ("malformed", None, "Remove metadata.db, -wal and -shm beside it, and pull the images again"),
-    ("not a database", None, "Remove metadata.db, -wal and -shm beside it, and pull the images again"),
-    ("disk I/O error", errno.EIO, "Look at the kernel's messages for the disk of the store"),
-)
-
-
-def translated(error: BaseException, path: str) -> BaseException:
-    """`StoreError` for what sqlite and the kernel refuse; other exceptions are returned as they are."""
-    import sqlite3
-
-    if isinstance(error, sqlite3.IntegrityError) or not isinstance(error, sqlite3.Error):
-        return error
-    text = str(error)
-    for part, number, remedy in _REASONS:
-        if part in text:
-            return StoreError(f"the database {path}: {text}", errno=number, remedy=remedy)
-    return StoreError(f"the database {path}: {text}")
