@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from email.message import Message
 
 from attrs import define, field, frozen
-from registry_servers import Handler, http_server
+from registries import Handler, http_server
 
 
 @frozen

@@ -1,221 +1,312 @@
-"""Registries for the tests: Debian's docker-registry on a free port of this machine, and a proxy before it that fails
-as networks and servers do."""
+"""Real registries on loopback, as context managers: Debian's docker-registry, and a token server for it.
+
+They listen on ports that the kernel chooses, keep what they store in a temporary directory, and end with their block.
+"""
 
 from __future__ import annotations
 
-import http.client
+import base64
+import io
+import json
 import os
+import random
+import re
+import select
 import shutil
-import signal
-import socket
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import pytest
 from attrs import define, field, frozen
 
-from pycontain.registry.credentials import Credentials
+from pycontain.content.digest import Digest
+from pycontain.registry.client import Registry
+from pycontain.registry.reference import Reference
+from pycontain.spec.image import Descriptor, Manifest, encode
+from pycontain.spec.media_types import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
 
-_PATIENCE = 60.0  # seconds until the registry answers; a busy machine takes a while
-_ATTEMPTS = 5  # at finding a port that nobody else takes meanwhile
-
-
-class RegistryMissing(Exception):
-    """No registry can be started here; the text is the reason with which the tests are skipped."""
+PROGRAM = "docker-registry"
+USER, PASSWORD = "alice", "wonder:land é"
+IDENTITY_TOKEN = "identity-of-alice"
+_HTPASSWD = "alice:$2b$04$B/TfD1LJiKIZb9S.fz3Mn.fKzrWQ14UFwAcQtIBBFwXbeBTl0jAWS\n"  # bcrypt of PASSWORD
+_STARTUP = 60.0  # seconds
 
 
 @frozen
-class RunningRegistry:
-    """A registry and the directory with what it stores. `name` is that in references: `127.0.0.1:40000`."""
+class Server:
+    """A running registry. `host` is what references to it begin with: `127.0.0.1:PORT`."""
 
-    name: str
-    directory: Path
+    host: str
+    data: Path
 
 
 @contextmanager
-def running_registry(user: Credentials | None = None) -> Iterator[RunningRegistry]:
-    """An empty registry, which asks for `user` and its password if given. It is gone at the end, with its files.
+def docker_registry(
+    *, password: bool = False, certificate: Certificate | None = None, tokens: TokenServer | None = None
+) -> Iterator[Server]:
+    """Debian's docker-registry: open to all, with the user `USER`, with TLS, or with a token server.
 
-    Raises `RegistryMissing`.
-    """
-    program = shutil.which("docker-registry")
-    if program is None:
-        raise RegistryMissing("there is no docker-registry (Debian: docker-registry)")
+    Skips the test where the package is not installed."""
+    if shutil.which(PROGRAM) is None:
+        pytest.skip("needs docker-registry (Debian: docker-registry)")
     with tempfile.TemporaryDirectory(prefix="pycontain-registry-") as name:
         directory = Path(name)
-        for _ in range(_ATTEMPTS):
-            port = _free_port()
-            process = _start(program, directory, port, user)
-            try:
-                if _answers(process, port):
-                    yield RunningRegistry(f"127.0.0.1:{port}", directory)
-                    return
-            finally:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-        log = (directory / "log").read_text(errors="replace")[-2000:]
-        raise AssertionError(f"docker-registry did not start in {_ATTEMPTS} attempts: {log}")
-
-
-def _start(program: str, directory: Path, port: int, user: Credentials | None) -> subprocess.Popen[bytes]:
-    config = directory / "config.yml"
-    config.write_text(
-        "version: 0.1\nlog: {level: warn}\n"
-        f"storage: {{filesystem: {{rootdirectory: {directory}/data}}, delete: {{enabled: true}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n" + _authentication(directory, user)
-    )
-    # Nothing in the environment may configure it: it takes REGISTRY_* before its file.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")}
-    with open(directory / "log", "wb") as log:
-        return subprocess.Popen(
-            [program, "serve", str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+        config = directory / "config.json"  # JSON is YAML
+        config.write_text(json.dumps(_configuration(directory, password, certificate, tokens)))
+        process = subprocess.Popen(
+            [PROGRAM, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL, env={"PATH": os.environ["PATH"]},  # REGISTRY_* would count more than the file
         )
-
-
-def _authentication(directory: Path, user: Credentials | None) -> str:
-    if user is None:
-        return ""
-    program = shutil.which("htpasswd")
-    if program is None:
-        raise RegistryMissing("there is no htpasswd (Debian: apache2-utils)")
-    line = subprocess.run(
-        [program, "-niBC4", user.username], input=user.password.encode(), stdout=subprocess.PIPE, check=True
-    ).stdout
-    (directory / "htpasswd").write_bytes(line)
-    return f"auth: {{htpasswd: {{realm: tests, path: {directory}/htpasswd}}}}\n"
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
-def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Whether it comes to an answer; False when it has ended, since another program took the port."""
-    deadline = time.monotonic() + _PATIENCE
-    while process.poll() is None and time.monotonic() < deadline:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        reader = threading.Thread(target=_drain, args=(process,))
         try:
-            connection.request("GET", "/v2/")
-            if connection.getresponse().getheader("Docker-Distribution-Api-Version"):
-                return process.poll() is None
-        except (OSError, http.client.HTTPException):
-            time.sleep(0.02)
+            port = _port(process)
+            reader.start()  # the registry would block when nobody reads its log
+            yield Server(f"127.0.0.1:{port}", directory / "data")
         finally:
-            connection.close()
-    return False
+            process.kill()
+            process.wait()
+            if reader.ident is not None:
+                reader.join()
+            assert process.stderr is not None
+            process.stderr.close()
 
 
-# ---- a proxy that fails
+def _configuration(
+    directory: Path, password: bool, certificate: Certificate | None, tokens: TokenServer | None
+) -> dict[str, object]:
+    http: dict[str, object] = {"addr": "127.0.0.1:0"}
+    config: dict[str, object] = {
+        "version": 0.1, "log": {"level": "info", "accesslog": {"disabled": True}}, "http": http,
+        "storage": {
+            "filesystem": {"rootdirectory": str(directory / "data")}, "delete": {"enabled": True},
+            "maintenance": {"uploadpurging": {"enabled": False}},
+        },
+    }
+    if certificate is not None:
+        http["tls"] = {"certificate": certificate.path, "key": certificate.key}
+    if password:
+        (directory / "htpasswd").write_text(_HTPASSWD)
+        config["auth"] = {"htpasswd": {"realm": "a realm, with a comma", "path": str(directory / "htpasswd")}}
+    if tokens is not None:
+        config["auth"] = {"token": {
+            "realm": tokens.realm, "service": tokens.service, "issuer": tokens.issuer,
+            "rootcertbundle": tokens.certificate.path,
+        }}
+    return config
 
+
+def _port(process: subprocess.Popen[bytes]) -> int:
+    """The port on which the registry says that it listens."""
+    assert process.stderr is not None
+    log, deadline = b"", time.monotonic() + _STARTUP
+    while time.monotonic() < deadline:
+        if select.select([process.stderr], [], [], 0.5)[0]:
+            data = os.read(process.stderr.fileno(), 65536)
+            log += data
+            if match := re.search(rb"listening on [^\s\"]*:(\d+)", log):
+                return int(match[1])
+            if not data:
+                break
+    raise AssertionError(f"{PROGRAM} did not start: {log.decode(errors='replace')}")
+
+
+def _drain(process: subprocess.Popen[bytes]) -> None:
+    assert process.stderr is not None
+    while os.read(process.stderr.fileno(), 65536):
+        pass
+
+
+# ---- certificates
 
 @frozen
-class Asked:
-    """A request that the proxy has seen. The names of headers are in lower case."""
+class Certificate:
+    """A certificate that signs itself, for 127.0.0.1 and localhost, and the file of its key."""
 
-    method: str
     path: str
-    headers: dict[str, str]
+    key: str
+
+    @classmethod
+    def make(cls, directory: Path, name: str) -> Certificate:
+        """By openssl. Skips the test where it is not installed."""
+        if shutil.which("openssl") is None:
+            pytest.skip("needs openssl (Debian: openssl)")
+        made = cls(str(directory / f"{name}.pem"), str(directory / f"{name}.key"))
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
+             "-keyout", made.key, "-out", made.path, "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
+             "-addext", "keyUsage=critical,digitalSignature,keyCertSign", "-addext", "extendedKeyUsage=serverAuth"],
+            check=True, capture_output=True,
+        )
+        return made
+
+    @property
+    def der(self) -> str:
+        """The certificate in base64, as the `x5c` field of a token has it."""
+        with open(self.path) as file:
+            return "".join(line.strip() for line in file if not line.startswith("-----"))
+
+    def sign(self, data: bytes) -> bytes:
+        """RS256."""
+        done = subprocess.run(
+            ["openssl", "dgst", "-sha256", "-sign", self.key], input=data, check=True, capture_output=True
+        )
+        return done.stdout
 
 
-@define
-class Answer:
-    """What the registry answered, for a test to change before it is passed on. `cut` is after how many bytes of the
-    body the connection breaks."""
+# ---- HTTP servers of the tests
 
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-    cut: int | None = None
+class Handler(BaseHTTPRequestHandler):
+    """Silent, keeps connections, and can answer in one call."""
 
-    def header(self, name: str, value: str) -> None:
-        """Sets a header in place of those of this name."""
-        self.headers = [*((key, old) for key, old in self.headers if key.lower() != name.lower()), (name, value)]
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+
+    def log_message(self, *args: object) -> None:
+        """Nothing: what the tests need to know is recorded by the servers."""
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def read_body(self) -> bytes:
+        size = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(size)
+        if len(body) < size:
+            raise ConnectionError("the client went away")
+        return body
 
 
-Change = Callable[[Asked, Answer], None]
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
 
-
-@define
-class Proxy:
-    """A running proxy. `change` is called with each request and its answer; `asked` has all requests, in order."""
-
-    name: str
-    change: Change
-    asked: list[Asked] = field(factory=list)
-
-    def blobs(self) -> list[Asked]:
-        """The requests for the content of blobs."""
-        return [asked for asked in self.asked if asked.method == "GET" and "/blobs/sha256:" in asked.path]
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: that clients go away in the middle is what many tests are about."""
 
 
 @contextmanager
-def proxy(registry: str, change: Change) -> Iterator[Proxy]:
-    """A proxy on another port of this machine: passes requests to `registry`, and answers as `change` leaves them."""
-    server = _Server(("127.0.0.1", 0), _Handler)
-    server.registry = registry
-    server.proxy = Proxy(f"127.0.0.1:{server.server_address[1]}", change)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server.proxy
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # so that closing waits for them
-    registry: str
-    proxy: Proxy
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.0"  # one request on each connection: none is left open when the test ends
-    timeout = 30
-    server: _Server
-
-    def _pass_on(self) -> None:
-        asked = Asked(self.command, self.path, {key.lower(): value for key, value in self.headers.items()})
-        self.server.proxy.asked.append(asked)
-        body = self.rfile.read(int(asked.headers.get("content-length", 0)))
-        answer = self._ask(body)
-        self.server.proxy.change(asked, answer)
-        self.send_response_only(answer.status)
-        for key, value in answer.headers:
-            if key.lower() not in ("connection", "content-length", "transfer-encoding"):
-                self.send_header(key, value)
-        length = dict(answer.headers).get("Content-Length", "0") if asked.method == "HEAD" else str(len(answer.body))
-        self.send_header("Content-Length", length)
-        self.end_headers()
-        if asked.method != "HEAD":
-            self.wfile.write(answer.body if answer.cut is None else answer.body[: answer.cut])
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on  # noqa: N815 - the names are http.server's
-
-    def _ask(self, body: bytes) -> Answer:
-        connection = http.client.HTTPConnection(self.server.registry, timeout=30)
+def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serves by threads of this process; gives `127.0.0.1:PORT`."""
+    with _Quiet(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
         try:
-            # The client's Host goes along, so that the registry's URLs for uploads lead through this proxy.
-            connection.request(self.command, self.path, body, dict(self.headers))
-            response = connection.getresponse()
-            return Answer(response.status, response.getheaders(), response.read())
+            yield f"127.0.0.1:{server.server_address[1]}"
         finally:
-            connection.close()
+            server.shutdown()
+            thread.join()
 
-    def handle(self) -> None:
-        try:
-            super().handle()
-        except ConnectionError:
-            pass  # a client that has seen enough
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
-        pass
+# ---- tokens
+
+@define
+class TokenServer:
+    """A token server as docker's protocol has it. Everybody may pull from `public/...`, `USER` may do everything.
+
+    Attributes:
+        requests: who asked for each token that was given ("" for nobody), and for which scopes.
+        life: seconds that tokens are said to live; they do live for an hour.
+        refused: how many of the next tokens the registry will not accept.
+    """
+
+    certificate: Certificate
+    host: str = ""
+    service: str = "the registry"
+    issuer: str = "the issuer"
+    life: int = 300
+    refused: int = 0
+    requests: list[tuple[str, tuple[str, ...]]] = field(factory=list)
+
+    @property
+    def realm(self) -> str:
+        return f"http://{self.host}/token?kind=test"
+
+    def token(self, user: str, scopes: tuple[str, ...]) -> str:
+        access = [grant for scope in scopes if (grant := _grant(user, scope))]
+        now = int(time.time())
+        audience = self.service
+        if self.refused:
+            self.refused, audience = self.refused - 1, "another service"
+        header = {"typ": "JWT", "alg": "RS256", "x5c": [self.certificate.der]}
+        claims = {
+            "iss": self.issuer, "sub": user, "aud": audience, "exp": now + 3600, "nbf": now - 60, "iat": now - 60,
+            "jti": str(len(self.requests)), "access": access,
+        }
+        signed = ".".join(_base64url(json.dumps(part).encode()) for part in (header, claims))
+        return f"{signed}.{_base64url(self.certificate.sign(signed.encode()))}"
+
+
+def _grant(user: str, scope: str) -> dict[str, object] | None:
+    kind, name, actions = scope.split(":")
+    allowed = {"pull", "push"} if user else {"pull"} if name.startswith("public/") else set()
+    granted = [action for action in actions.split(",") if action in allowed]
+    return {"type": kind, "name": name, "actions": granted} if granted else None
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+@contextmanager
+def token_server(certificate: Certificate) -> Iterator[TokenServer]:
+    server = TokenServer(certificate)
+
+    class TokenHandler(Handler):
+        def do_GET(self) -> None:
+            query = parse_qs(urlsplit(self.path).query)
+            expected = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+            given = self.headers.get("Authorization")
+            if given not in (None, expected) or query.get("service") != [server.service]:
+                self.answer(401, b'{"errors": [{"code": "UNAUTHORIZED", "message": "wrong password"}]}')
+            else:
+                self._give(USER if given else "", tuple(query.get("scope", ())), "token")
+
+        def do_POST(self) -> None:
+            form = parse_qs(self.read_body().decode())
+            if form.get("refresh_token") != [IDENTITY_TOKEN] or form.get("grant_type") != ["refresh_token"]:
+                self.answer(401)
+            else:
+                self._give(USER, tuple(form["scope"][0].split()), "access_token")
+
+        def _give(self, user: str, scopes: tuple[str, ...], name: str) -> None:
+            server.requests.append((user, scopes))
+            token = server.token(user, scopes)
+            self.answer(200, json.dumps({name: token, "expires_in": server.life}).encode())
+
+    with http_server(TokenHandler) as host:
+        server.host = host
+        yield server
+
+
+# ---- what is stored there
+
+def blob(size: int, seed: int = 0) -> tuple[Descriptor, bytes]:
+    """A layer of random bytes, which are the same for the same seed."""
+    data = random.Random(seed).randbytes(size)
+    return described(data, OCI_LAYER_GZIP), data
+
+
+def described(data: bytes, media_type: str) -> Descriptor:
+    return Descriptor(media_type, str(Digest.of(data)), len(data))
+
+
+def push_image(registry: Registry, name: str, *layers: tuple[Descriptor, bytes]) -> tuple[Descriptor, bytes]:
+    """Stores an image as `REPOSITORY:TAG`; gives the descriptor and the bytes of its manifest."""
+    reference = Reference.parse(f"{registry.host}/{name}")
+    config = described(b"{}", OCI_CONFIG)
+    for descriptor, data in ((config, b"{}"), *layers):
+        registry.upload_blob(reference.repository, descriptor, io.BytesIO(data))
+    manifest = encode(Manifest(config, tuple(descriptor for descriptor, _ in layers), media_type=OCI_MANIFEST))
+    registry.put_manifest(reference, OCI_MANIFEST, manifest)
+    return described(manifest, OCI_MANIFEST), manifest

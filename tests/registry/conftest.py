@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from faulty_proxy import FaultyProxy, faulty_proxy
-from registry_servers import Certificate, Server, docker_registry
+from registries import Certificate, Server, docker_registry
 
 from pycontain.registry.client import Registry
 from pycontain.registry.retry import Patience

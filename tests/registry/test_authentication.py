@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from faulty_proxy import FaultyProxy, answer, faulty_proxy, redirect_to
-from registry_servers import (
+from registries import (
     IDENTITY_TOKEN,
     PASSWORD,
     USER,
@@ -71,6 +74,15 @@ def test_the_right_password_opens_the_registry(connect: Connect, locked: Server)
     descriptor, manifest = push_image(registry, "locked:1", (layer, data))
     assert registry.resolve(Reference.parse(f"{locked.host}/locked:1")) == (descriptor, manifest)
     assert fetch(registry, "locked", layer) == data
+
+
+def test_the_password_is_found_in_docker_s_configuration(
+    connect: Connect, locked: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auth = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {locked.host: {"auth": auth}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    push_image(connect(locked.host), "configured:1", blob(10))
 
 
 @pytest.mark.parametrize("credentials", [Credentials(USER, "secret-but-wrong"), Credentials("bob", PASSWORD)])

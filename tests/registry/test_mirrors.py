@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from attrs import evolve
 from faulty_proxy import FaultyProxy, answer, corrupt, cut_after, faulty_proxy, hang_up
-from registry_servers import PASSWORD, USER, Server, blob, docker_registry, push_image
+from registries import PASSWORD, USER, Server, blob, docker_registry, push_image
 
 from pycontain.errors import ImageNotFound, InvalidArgument
 from pycontain.registry.client import Registry

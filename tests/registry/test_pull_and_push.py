@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from faulty_proxy import FaultyProxy, answer, with_headers
-from registry_servers import Server, blob, described, push_image
+from registries import Server, blob, described, push_image
 
 from pycontain.errors import BlobDamaged, ImageNotFound, InvalidArgument, InvalidImage, RegistryError
 from pycontain.registry.client import Registry

@@ -28,7 +28,7 @@ from faulty_proxy import (
     never_answer,
     with_headers,
 )
-from registry_servers import blob, push_image
+from registries import blob, push_image
 
 from pycontain.content.digest import Digest
 from pycontain.content.store import ContentStore
