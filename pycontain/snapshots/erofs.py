@@ -42,7 +42,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
             finally:
                 remove_tree(trial)
         except (OSError, SnapshotError) as error:
-            return f"an erofs image cannot be mounted from its file, which takes root and Linux 6.12: {error}"
+            return f"an erofs image cannot be mounted from its file (root, Linux 6.12, not on a tmpfs): {error}"
         return super().probe(directory)
 
     def _seal(self, number: int, parents: Sequence[int]) -> Usage | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Sequence
 from typing import ClassVar
@@ -27,6 +28,7 @@ from pycontain.snapshots.recorded import RecordedSnapshotter
 UNTOUCHED = 0o1755
 
 MOST_LAYERS = 500  # OVL_MAX_STACK
+ONE_BY_ONE = (6, 7)  # the version of Linux that has "lowerdir+": a list in one option could only be 255 bytes long
 
 _EMPTY = "_empty"  # a directory below which nothing is, for an overlay of a single layer
 _USER_XATTR = "_userxattr"  # a file that is there when the marks of overlayfs are user.overlay.*
@@ -115,7 +117,7 @@ class OverlaySnapshotter(RecordedSnapshotter):
 
 def _obstacle(directory: str) -> str | None:
     """Why `directory` cannot hold upper and work directories, found out by trying in it."""
-    for name in ("lower", "upper", "work", "entries"):
+    for name in ("lower", "lowest", "upper", "work", "entries"):
         os.mkdir(f"{directory}/{name}", 0o700)
     if not _has_trusted_attributes(directory) and not _takes_attribute(directory, "user.overlay.opaque"):
         return "its file system has no extended attributes (user.*) for overlayfs's marks"
@@ -131,14 +133,14 @@ def _mount_obstacle(directory: str) -> str | None:
         return "its file system has no place for overlayfs's whiteouts: it is an overlay itself"
     fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
     try:
-        options = [(f"{name}dir", f"/proc/self/fd/{fd}/{name}") for name in ("lower", "upper", "work")]
-        os.close(mount("overlay", options, MountAttr(0)))
+        options = (("lowerdir+", "lower"), ("lowerdir+", "lowest"), ("upperdir", "upper"), ("workdir", "work"))
+        os.close(mount("overlay", [(key, f"/proc/self/fd/{fd}/{name}") for key, name in options], MountAttr(0)))
     except PermissionError:  # an unprivileged user has to mount in a user namespace
-        return None if _knows_overlay() else "the kernel has no overlay file system"
+        return _kernel_obstacle()
     except OSError as error:
         if error.errno == errno.ENODEV:
             return "the kernel has no overlay file system"
-        return f"overlayfs does not take its file system for upper directories: {error}"
+        return _kernel_obstacle() or f"overlayfs does not take its file system for upper directories: {error}"
     finally:
         os.close(fd)
     return None
@@ -168,10 +170,13 @@ def _tells_types(directory: str) -> bool:
         return entry.is_symlink()
 
 
-def _knows_overlay() -> bool:
-    """Also when it is a module that the kernel loads at the first mount."""
-    with open("/proc/filesystems") as file:
-        if any(line.split()[-1] == "overlay" for line in file):
-            return True
+def _kernel_obstacle() -> str | None:
+    """What is known about the kernel without a mount. Its overlayfs may be a module that the first mount loads."""
     release = os.uname().release
-    return os.path.exists(f"/lib/modules/{release}/kernel/fs/overlayfs")
+    if tuple(map(int, re.findall(r"\d+", release)[:2])) < ONE_BY_ONE:
+        return f"Linux {release} does not take the layers of an overlay one by one, as 6.7 and newer do"
+    with open("/proc/filesystems") as file:
+        known = any(line.split()[-1] == "overlay" for line in file)
+    if known or os.path.exists(f"/lib/modules/{release}/kernel/fs/overlayfs"):
+        return None
+    return "the kernel has no overlay file system"

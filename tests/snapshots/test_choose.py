@@ -93,6 +93,24 @@ def test_erofs_is_refused_without_its_tools(tmp_path: Path, monkeypatch: pytest.
     assert "Debian: erofs-utils" in str(probe("erofs", str(tmp_path)))
 
 
+def test_erofs_is_refused_on_a_tmpfs(tmp_path: Path, root_user: None) -> None:
+    if probe("erofs", str(tmp_path)) is not None:
+        pytest.skip("there is no erofs here at all")
+    directory = "/dev/shm"
+    with open("/proc/self/mounts") as mounts:
+        if not any(line.split()[1:3] == [directory, "tmpfs"] for line in mounts):
+            pytest.skip("/dev/shm is no tmpfs")
+    before = os.listdir(directory)
+    assert "not on a tmpfs" in str(probe("erofs", directory))
+    assert not [name for name in set(os.listdir(directory)) - set(before) if name.startswith(".probe")]
+
+
+def test_devicemapper_is_refused_without_it(tmp_path: Path) -> None:
+    if os.path.exists("/dev/mapper/control"):
+        pytest.skip("there is a device-mapper here")
+    assert "no device-mapper" in str(probe("devicemapper", str(tmp_path)))
+
+
 def test_a_place_that_cannot_be_written_is_refused(root_user: None) -> None:
     with mounted("tmpfs", ("ro", None)) as place:
         for name in NAMES:
