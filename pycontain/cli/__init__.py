@@ -110,10 +110,10 @@ def run(
     image = None
     if not options["host"] and options["rootfs"] is None:
         if not command:
-            raise InvalidArgument("give an IMAGE, or the root as one of --host and --rootfs DIR")
+            raise click.UsageError("Missing argument 'IMAGE', or one of --host and --rootfs DIR.")
         image, command = command[0], command[1:]
     elif not command:
-        raise InvalidArgument("the COMMAND is missing")
+        raise click.UsageError("Missing argument 'COMMAND'.")
     container = describe(image=image, env=variables, **options)
     status, notice = run_in_foreground(container, command, interactive=interactive, terminal=tty, timeout=timeout)
     return status if notice is None else _complain(notice, status)

@@ -83,6 +83,10 @@ class _Applier:
             self._top(entry)
             return
         parent_path, _, base = path.rpartition(b"/")
+        if path.split(b"/", 1)[0] in AUFS_OWN:
+            return
+        if parent_path.startswith(PREFIX) or b"/" + PREFIX in parent_path:
+            raise self._refusal("a whiteout that is a directory")
         if base.startswith(PREFIX):
             self._whiteout(parent_path, base)
             return
@@ -139,10 +143,8 @@ class _Applier:
         if base == OPAQUE:
             self._opaque(parent_path)
             return
-        if base in AUFS_OWN:
-            return
         target = base[len(PREFIX) :]
-        if target in (b"", b".", b".."):
+        if target in (b"", b".", b"..") or target.startswith(PREFIX):
             raise self._refusal("a whiteout that names no entry")
         path = parent_path + b"/" + target if parent_path else target
         if self.whiteouts is Whiteouts.REMOVE:

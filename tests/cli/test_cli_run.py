@@ -68,7 +68,7 @@ def test_the_exit_status_is_127_when_the_command_is_not_there(busybox_root: Path
     [
         ([], "Missing argument"),
         ([], "See 'pycontain run --help'."),
-        (["true"], "--host and --rootfs"),
+        (["--pull", "never", "no/such/image"], "there is no image"),
         (["--host", "--rootfs", "/", "true"], "--host and --rootfs"),
         (["--host"], "Missing argument"),
         (["--bogus", "true"], "--bogus"),
