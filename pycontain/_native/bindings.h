@@ -60,7 +60,7 @@ struct pc_tar_header {
     int type, gnu;
     long long mode, uid, gid, size, mtime, major, minor;
     int name_length, link_length;
-    char name[256], link[100];
+    char name[260], link[100];
 };
 int pc_tar_number(const char *field, int length, long long *value);
 int pc_tar_header(const char *block, struct pc_tar_header *header);
@@ -89,3 +89,16 @@ long pc_create_link(int parent, const char *name, int target_parent, const char 
 long pc_open_new(int parent, const char *name, struct pc_outcome *outcome);
 long pc_open_directory(int parent, const char *name, struct pc_outcome *outcome);
 long pc_set_attributes(int fd, const struct pc_attributes *attributes, struct pc_outcome *outcome);
+
+/* Creates the regular files that come one after another at the beginning of `tar`, `size` bytes, as long as they are new
+ * names right in the directory `parent`, whose names begin with `prefix`, and wholly there. Returns the bytes that were
+ * used. When `names` is not NULL it receives the names, each with a NUL after it. */
+struct pc_files {
+    const char *prefix;
+    size_t prefix_length;
+    int keep_owner;
+    long long most, count, bytes; /* the most entries; how many they were; the size of their data */
+    char *names;
+    size_t names_size, names_used;
+};
+size_t pc_create_files(int parent, const char *tar, size_t size, struct pc_files *files);

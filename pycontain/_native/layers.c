@@ -17,6 +17,7 @@
 #include "bindings.h"
 
 #define BLOCK 512
+#define LATEST (INT64_C(1) << 40) /* seconds; also in pycontain/layers/apply.py */
 
 /* ---- headers. Fields by their offsets in ustar, see POSIX pax(1), "ustar Interchange Format" */
 
@@ -265,4 +266,78 @@ long pc_open_directory(int parent, const char *name, struct pc_outcome *outcome)
     }
     fd = openat(parent, name, flags);
     return fd < 0 ? failed(outcome, "openat") : fd;
+}
+
+/* ---- many small files at once */
+
+static bool is_one_component(const char *name, int length)
+{
+    return length > 0 && length <= 255 && !memchr(name, '/', (size_t)length) && name[0] != '.';
+}
+
+/* Whether it is a regular file right in the directory that has the prefix, with nothing about it that needs thought. A
+ * name with a dot at its beginning does: it may be a whiteout. */
+static bool is_plain(const struct pc_tar_header *header, const struct pc_files *files)
+{
+    int prefix = (int)files->prefix_length;
+
+    return header->type == '0' && header->name_length >= prefix && !memcmp(header->name, files->prefix, (size_t)prefix)
+        && is_one_component(header->name + prefix, header->name_length - prefix) && header->mode >= 0
+        && header->uid >= 0 && header->uid < UINT32_MAX && header->gid >= 0 && header->gid < UINT32_MAX
+        && header->mtime > -LATEST && header->mtime < LATEST;
+}
+
+/* Creates one file, which must be new there. */
+static bool create_plain(int parent, struct pc_tar_header *header, const struct pc_files *files, const char *data)
+{
+    struct pc_attributes attributes = { (unsigned int)header->mode & 07777, (unsigned int)header->uid,
+                                        (unsigned int)header->gid, files->keep_owner, header->mtime, 0 };
+    struct pc_outcome ignored;
+    int fd = open_new(parent, header->name + files->prefix_length);
+    bool done;
+
+    if (fd < 0)
+        return false;
+    done = write_all(fd, data, (size_t)header->size, &ignored) == 0 && pc_set_attributes(fd, &attributes, &ignored) == 0;
+    return close(fd) == 0 && done;
+}
+
+static bool remember(struct pc_files *files, const char *name, size_t length)
+{
+    if (!files->names)
+        return true;
+    if (files->names_size - files->names_used < length + 1)
+        return false;
+    memcpy(files->names + files->names_used, name, length);
+    files->names[files->names_used + length] = 0;
+    files->names_used += length + 1;
+    return true;
+}
+
+/* What is not plain, not complete or fails is left to the caller, who finds out why. */
+size_t pc_create_files(int parent, const char *tar, size_t size, struct pc_files *files)
+{
+    struct pc_tar_header header;
+    size_t at = 0;
+
+    files->count = files->bytes = 0;
+    files->names_used = 0;
+    while (files->count < files->most && size - at >= BLOCK) {
+        size_t left = size - at - BLOCK, stored;
+
+        if (pc_tar_header(tar + at, &header) || header.size < 0 || (size_t)header.size > left
+            || !is_plain(&header, files))
+            break;
+        stored = ((size_t)header.size + BLOCK - 1) / BLOCK * BLOCK;
+        header.name[header.name_length] = 0;
+        if (stored > left
+            || !remember(files, header.name + files->prefix_length,
+                         (size_t)header.name_length - files->prefix_length)
+            || !create_plain(parent, &header, files, tar + at + BLOCK))
+            break;
+        at += BLOCK + stored;
+        files->count++;
+        files->bytes += header.size;
+    }
+    return at;
 }

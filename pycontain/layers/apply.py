@@ -9,41 +9,60 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 from attrs import frozen
 
-from pycontain._native._core import ffi, lib
 from pycontain.layers import tar
+from pycontain.layers.creating import Attributes, Creator
+from pycontain.layers.deletions import Deletions, deletions
+from pycontain.layers.directories import Directories
+from pycontain.layers.pax import Malformed
 from pycontain.layers.tar import Archive, Entry
-from pycontain.layers.whiteouts import AUFS_OWN, OPAQUE, PREFIX, Whiteouts, is_overlay_xattr
-from pycontain.linux.paths import open_in_root
+from pycontain.layers.whiteouts import AUFS_OWN, OPAQUE, PREFIX, Whiteouts
+from pycontain.layers.xattrs import carried_xattrs, is_carried, is_overlay
 from pycontain.linux.trees import remove_tree
 
-SMALL = 1 << 20  # bytes of a file that is created by one call
 LARGEST_ID = 2**32 - 2  # 2^32-1 means "unchanged" to chown(2)
-MOST_ENTRIES = 10_000_000
-PARENTS = 64  # directories that are kept open, since entries come directory by directory
+MOST_ENTRIES = 2_000_000  # of a layer; the largest images have some 500,000
+MOST_BYTES = 2**40  # of all files, holes of sparse files included
+LONGEST_PATH = 4000  # bytes; PATH_MAX is 4096, and paths begin with /proc/self/fd/N at times
 LATEST = 2**40  # seconds; what a file system holds is less
+SMALL = 1 << 18  # bytes of a file that is created by one call
 
-_OTHER_XATTRS = (b"system.posix_acl_access", b"system.posix_acl_default", b"security.capability")
+_TYPES = {tar.CHARACTER: stat.S_IFCHR, tar.BLOCK_DEVICE: stat.S_IFBLK, tar.FIFO: stat.S_IFIFO}
+# What the kernel answers when it is the layer that asks for the impossible, and not the machine that fails
+_ITS_FAULT = frozenset((
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV, errno.EINVAL, errno.EEXIST, errno.EMLINK, errno.ENOTDIR, errno.EFBIG,
+    errno.EOVERFLOW, errno.ERANGE, errno.E2BIG,
+))
 
 
 @frozen
 class Applied:
-    """How many entries a layer had, and how many bytes of data."""
+    """What a layer was.
+
+    Attributes:
+        entries: how many it had.
+        size: bytes of its files.
+        implied: directories that it has no entry for, but entries in, and that were not there. They belong to root and
+            have the mode 0755. When the layer was applied without those below it, and these have the same directories,
+            `adopt` gives them the right attributes.
+        skipped: what this user or file system cannot have, one sentence each: devices in a user namespace, attributes.
+    """
 
     entries: int
     size: int
+    implied: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 def apply_layer(read: Callable[[int], bytes], root: int, whiteouts: Whiteouts, *, name: str) -> Applied:
     """Applies an uncompressed tar to the directory `root`, a descriptor. The tar is read to its end.
 
     `read(n)` gives about n bytes, and none at the end. `name` is the layer's in errors. Nobody else may change the
-    directory meanwhile. Extended attributes other than `user.*`, ACLs and file capabilities are the host's business
-    and left out.
+    directory meanwhile. With `Whiteouts.REMOVE` the directory has the tree of the layers below; otherwise it is empty.
+    Extended attributes other than `user.*`, ACLs and file capabilities are the host's business and left out.
 
     Raises:
         LayerError: the layer is broken, or hostile. What has been applied until then is there.
@@ -51,354 +70,239 @@ def apply_layer(read: Callable[[int], bytes], root: int, whiteouts: Whiteouts, *
     """
     archive = Archive(read, name)
     applier = _Applier(root, whiteouts, archive)
-    entries = size = 0
     try:
-        for entry in archive:
-            entries += 1
-            size += entry.size
-            if entries > MOST_ENTRIES:
-                raise archive.refusal(f"it is one of more than {MOST_ENTRIES} entries")
-            applier.apply(entry)
-        applier.finish()
+        return applier.run()
+    except Malformed as error:
+        raise archive.refusal(str(error)) from None
+    except OSError as error:
+        if error.errno in _ITS_FAULT:
+            raise archive.refusal(f"the kernel refuses it ({error.strerror})") from None
+        raise
     finally:
         applier.close()
-    return Applied(entries, size)
 
 
 class _Applier:
     def __init__(self, root: int, whiteouts: Whiteouts, archive: Archive) -> None:
-        self.root = root
-        self.whiteouts = whiteouts
-        self.archive = archive
-        self._parents: dict[bytes, int] = {}
-        self._directories: dict[bytes, Any] = {}  # whose times are set in the end
-        self._own: set[bytes] = set()  # what this layer has made, with the directories above: its whiteouts spare it
-        self._hidden: set[bytes] = set()  # what a whiteout of this layer named
-        self._data = b""  # of a small file
-        self._outcome = ffi.new("struct pc_outcome *")
+        self._root = root
+        self._archive = archive
+        self._creator = Creator()
+        self._directories = Directories(root, self._creator, MOST_ENTRIES)
+        self._deletions: Deletions = deletions(whiteouts, self._directories)
+        self._entries = 0
+        self._size = 0
+        self._skipped: list[str] = []
 
-    def apply(self, entry: Entry) -> None:
-        path = self._normal(entry.name)
-        if not path:
-            self._top(entry)
-            return
-        parent_path, _, base = path.rpartition(b"/")
-        if path.split(b"/", 1)[0] in AUFS_OWN:
-            return
-        if parent_path.startswith(PREFIX) or b"/" + PREFIX in parent_path:
-            raise self._refusal("a whiteout that is a directory")
-        if base.startswith(PREFIX):
-            self._whiteout(parent_path, base)
-            return
-        self._check(entry)
-        self._create(entry, path, parent_path, base)
-        if self.whiteouts is Whiteouts.REMOVE:
-            self._own.update(_with_parents(path))
-
-    def finish(self) -> None:
-        """The times of directories, which change while entries are made in them."""
-        for path, attributes in self._directories.items():
-            fd = self._open_directory(path)
-            if fd is None:
-                continue
-            try:
-                self._call(lib.pc_set_attributes, fd, attributes)
-            finally:
-                os.close(fd)
+    def run(self) -> Applied:
+        for entry in self._archive:
+            self._count(1, entry.size)
+            path = _normal(entry.name)
+            parent, _, name = path.rpartition(b"/")
+            if not path:
+                self._top(entry)
+            elif name.startswith(PREFIX):
+                self._whiteout(parent, name, entry.mtime_ns)
+            elif not parent.startswith(AUFS_OWN):
+                self._entry(entry, path, parent, name)
+                if entry.type == tar.REGULAR:
+                    self._more_files(entry.name[: entry.name.rfind(b"/") + 1])
+        self._deletions.finish()
+        self._directories.finish()
+        implied = tuple(map(os.fsdecode, self._directories.implied))
+        return Applied(self._entries, self._size, implied, tuple(self._skipped))
 
     def close(self) -> None:
-        for fd in self._parents.values():
-            os.close(fd)
-        self._parents.clear()
+        self._directories.close()
 
-    # ---- what is allowed
+    def _count(self, entries: int, size: int) -> None:
+        self._entries += entries
+        self._size += size
+        if self._entries > MOST_ENTRIES:
+            raise Malformed(f"it is one of more than {MOST_ENTRIES} entries")
+        if self._size > MOST_BYTES:
+            raise Malformed(f"the files have more than {MOST_BYTES} bytes")
 
-    def _normal(self, name: bytes) -> bytes:
-        """The path without empty and "." components, relative to the root."""
-        parts = [part for part in name.split(b"/") if part not in (b"", b".")]
-        if b".." in parts:
-            raise self._refusal("a name with '..' could lead outside")
-        return b"/".join(parts)
-
-    def _check(self, entry: Entry) -> None:
-        if not (0 <= entry.uid <= LARGEST_ID and 0 <= entry.gid <= LARGEST_ID):
-            raise self._refusal(f"its owner {entry.uid}:{entry.gid} is not from 0 to {LARGEST_ID}")
-        if not -LATEST < entry.mtime_ns // 10**9 < LATEST:
-            raise self._refusal("its time is beyond what a file system can hold")
-        if entry.type in (tar.CHARACTER, tar.BLOCK_DEVICE):
-            if not (0 <= entry.major < 2**12 and 0 <= entry.minor < 2**20):
-                raise self._refusal("its device number is out of range")
-            if entry.type == tar.CHARACTER and entry.major == entry.minor == 0:
-                raise self._refusal("a character device 0:0 is a whiteout of overlayfs")
-        for xattr in entry.xattrs:
-            if is_overlay_xattr(xattr):
-                raise self._refusal(f"the attribute {os.fsdecode(xattr)} is overlayfs's own")
-
-    def _refusal(self, rule: str) -> Exception:
-        return self.archive.refusal(rule)
-
-    # ---- whiteouts
-
-    def _whiteout(self, parent_path: bytes, base: bytes) -> None:
-        if base == OPAQUE:
-            self._opaque(parent_path)
-            return
-        target = base[len(PREFIX) :]
-        if target in (b"", b".", b"..") or target.startswith(PREFIX):
-            raise self._refusal("a whiteout that names no entry")
-        path = parent_path + b"/" + target if parent_path else target
-        if self.whiteouts is Whiteouts.REMOVE:
-            self._remove_lower(path)
-        else:
-            self._hide(path, parent_path, target)
-
-    def _hide(self, path: bytes, parent_path: bytes, target: bytes) -> None:
-        """Makes overlayfs hide what lower layers have; what this one has stays."""
-        parent = self._parent(parent_path)
-        self._hidden.add(path)
-        try:
-            os.mknod(target, stat.S_IFCHR, 0, dir_fd=parent)
-        except FileExistsError:
-            fd = self._open_directory(path)
-            if fd is not None:
-                try:
-                    self._mark_opaque(fd)
-                finally:
-                    os.close(fd)
-
-    def _opaque(self, path: bytes) -> None:
-        parent = self._parent(path)
-        if self.whiteouts is not Whiteouts.REMOVE:
-            self._mark_opaque(parent)
-            return
-        for name in os.listdir(f"/proc/self/fd/{parent}"):
-            encoded = os.fsencode(name)
-            self._remove_lower(path + b"/" + encoded if path else encoded)
-
-    def _mark_opaque(self, directory: int) -> None:
-        os.setxattr(f"/proc/self/fd/{directory}", self.whiteouts.opaque_xattr, b"y")
-
-    def _remove_lower(self, path: bytes) -> None:
-        """Removes what lower layers have left at a path, and in the directories there that this layer has as well."""
-        pending = [path]
-        while pending:
-            path = pending.pop()
-            parent_path, _, base = path.rpartition(b"/")
-            parent = self._existing_parent(parent_path)
-            if parent is None:
-                continue
-            try:
-                info = os.stat(base, dir_fd=parent, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if path in self._own:
-                if stat.S_ISDIR(info.st_mode):
-                    names = os.listdir(f"/proc/self/fd/{parent}/{os.fsdecode(base)}")
-                    pending += [path + b"/" + os.fsencode(name) for name in names]
-            elif stat.S_ISDIR(info.st_mode):
-                self._remove_directory(path, parent, base)
-            else:
-                os.unlink(base, dir_fd=parent)
-
-    # ---- creating
+    # ---- entries
 
     def _top(self, entry: Entry) -> None:
         """The root directory itself."""
         if entry.type != tar.DIRECTORY:
-            raise self._refusal("the root can only be a directory")
-        self._check(entry)
-        self._set_xattrs(self.root, entry)
-        self._directories[b""] = _attributes(entry)
+            raise Malformed("the root can only be a directory")
+        _check(entry)
+        self._replace_xattrs(self._root, entry)
+        self._directories.describe(b"", self._root, _attributes(entry))
 
-    def _create(self, entry: Entry, path: bytes, parent_path: bytes, base: bytes) -> None:
-        parent = self._parent(parent_path)
-        if entry.type == tar.DIRECTORY:
-            self._directory(entry, path, parent, base)
+    def _whiteout(self, parent: bytes, name: bytes, mtime_ns: int) -> None:
+        if name in AUFS_OWN and not parent:
             return
-        self._directories.pop(path, None)
-        if _is_small(entry):
-            self._data = b"".join(self.archive.data())
-        make = {
-            tar.REGULAR: self._regular, tar.HARD_LINK: self._hard_link, tar.SYMLINK: self._symlink,
-        }.get(entry.type, self._node)
-        try:
-            make(entry, parent, base)
-        except IsADirectoryError:  # a directory of a lower layer, or of this one, makes way
-            self._remove_directory(path, parent, base)
-            make(entry, self._parent(parent_path), base)
+        if name == OPAQUE:
+            self._deletions.opaque(parent, mtime_ns)
+            return
+        target = name[len(PREFIX) :]
+        if target in (b"", b".", b"..") or target.startswith(PREFIX):
+            raise Malformed("a whiteout that names no entry")
+        self._deletions.whiteout(parent, target, mtime_ns)
 
-    def _directory(self, entry: Entry, path: bytes, parent: int, base: bytes) -> None:
-        fd = self._call(lib.pc_open_directory, parent, base)
+    def _entry(self, entry: Entry, path: bytes, parent_path: bytes, name: bytes) -> None:
+        _check(entry)
+        parent = self._directories.open(parent_path, entry.mtime_ns)
         try:
-            attributes = self._directories[path] = _attributes(entry)
-            self._call(lib.pc_set_attributes, fd, attributes)
+            self._create(entry, path, parent, name)
+        except IsADirectoryError:  # one of a layer below, or of this one, makes way
+            remove_tree(f"/proc/self/fd/{parent}/{os.fsdecode(name)}")
+            self._create(entry, path, parent, name)
+        self._deletions.made(self._directories.inode, name)
+
+    def _create(self, entry: Entry, path: bytes, parent: int, name: bytes) -> None:
+        if entry.type == tar.REGULAR:
+            self._regular(entry, parent, name)
+        elif entry.type == tar.DIRECTORY:
+            self._directory(entry, path, parent, name)
+        elif entry.type == tar.HARD_LINK:
+            self._hard_link(entry, parent, name)
+        elif entry.type == tar.SYMLINK:
+            self._creator.symlink(parent, name, _attributes(entry), entry.link)
+            self._set_xattrs(f"/proc/self/fd/{parent}/{os.fsdecode(name)}", entry)
+        else:
+            self._node(entry, parent, name)
+
+    def _regular(self, entry: Entry, parent: int, name: bytes) -> None:
+        if entry.stored <= SMALL and entry.segments is None and not entry.xattrs:
+            self._creator.file(parent, name, _attributes(entry), self._archive.peek(entry.stored))
+            return
+        fd = self._creator.open_file(parent, name)
+        try:
+            _write(fd, entry, self._archive)
+            self._creator.set_attributes(fd, _attributes(entry))
             self._set_xattrs(fd, entry)
-            if path in self._hidden:  # what lower layers have there must not be merged into it
-                self._mark_opaque(fd)
         finally:
             os.close(fd)
 
-    def _regular(self, entry: Entry, parent: int, base: bytes) -> None:
-        attributes = _attributes(entry)
-        if _is_small(entry):
-            self._call(lib.pc_create_file, parent, base, attributes, self._data, len(self._data))
-            return
-        fd = self._call(lib.pc_open_new, parent, base)
+    def _directory(self, entry: Entry, path: bytes, parent: int, name: bytes) -> None:
+        fd, existed = self._creator.directory(parent, name)
         try:
-            self._fill(fd, entry)
-            self._call(lib.pc_set_attributes, fd, attributes)
-            self._set_xattrs(fd, entry)
-            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+            if existed:
+                self._replace_xattrs(fd, entry)
+            else:
+                self._set_xattrs(fd, entry)
+            self._directories.describe(path, fd, _attributes(entry))
         finally:
             os.close(fd)
 
-    def _fill(self, fd: int, entry: Entry) -> None:
-        if entry.segments is None:
-            for piece in self.archive.data():
-                _write(fd, piece)
-            return
-        os.ftruncate(fd, entry.size)
-        pieces = self.archive.data()
-        piece = memoryview(b"")
-        for offset, length in entry.segments:
-            os.lseek(fd, offset, os.SEEK_SET)
-            while length:
-                if not piece:
-                    piece = next(pieces)
-                part = piece[:length]
-                _write(fd, part)
-                length -= len(part)
-                piece = piece[len(part) :]
+    def _hard_link(self, entry: Entry, parent: int, name: bytes) -> None:
+        target_parent_path, _, target = _normal(entry.link).rpartition(b"/")
+        missing = f"it is a hard link to {os.fsdecode(entry.link)!r}, which is no file of the layers so far"
+        with self._directories.other(target_parent_path) as target_parent:
+            if not target or target_parent is None or target.startswith(PREFIX):
+                raise Malformed(missing)
+            try:
+                info = os.stat(target, dir_fd=target_parent, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                raise Malformed(missing) from None
+            if stat.S_ISDIR(info.st_mode):
+                raise Malformed("it is a hard link to a directory")
+            if _is_same(target_parent, target, parent, name):
+                raise Malformed("it is a hard link to itself")
+            self._creator.hard_link(parent, name, target_parent, target)
 
-    def _hard_link(self, entry: Entry, parent: int, base: bytes) -> None:
-        target = self._normal(entry.link)
-        target_parent_path, _, target_base = target.rpartition(b"/")
-        target_parent = self._existing_parent(target_parent_path)
-        if not target_base or target_parent is None:
-            raise self._refusal(f"it is a hard link to {os.fsdecode(entry.link)!r}, which is not there")
+    def _node(self, entry: Entry, parent: int, name: bytes) -> None:
+        attributes = _attributes(entry)._replace(mode=entry.mode | _TYPES[entry.type])
         try:
-            info = os.stat(target_base, dir_fd=target_parent, follow_symlinks=False)
-        except OSError:
-            raise self._refusal(f"it is a hard link to {os.fsdecode(entry.link)!r}, which is not there") from None
-        if stat.S_ISDIR(info.st_mode):
-            raise self._refusal("it is a hard link to a directory")
-        if (target_parent, target_base) == (parent, base):
-            raise self._refusal("it is a hard link to itself")
-        self._call(lib.pc_create_link, parent, base, target_parent, target_base)
+            self._creator.node(parent, name, attributes, entry.major, entry.minor)
+        except PermissionError:
+            if entry.type == tar.FIFO or not _in_user_namespace():
+                raise
+            self._skip(entry, "a device, which a user namespace cannot have")
+            return
+        self._set_xattrs(f"/proc/self/fd/{parent}/{os.fsdecode(name)}", entry)
 
-    def _symlink(self, entry: Entry, parent: int, base: bytes) -> None:
-        if not entry.link:
-            raise self._refusal("it is a symbolic link to nowhere")
-        self._call(lib.pc_create_symlink, parent, base, _attributes(entry), entry.link)
+    def _more_files(self, prefix: bytes) -> None:
+        """The small files that follow in the same directory: the bulk of any layer."""
+        parent, most, names = self._directories.last, MOST_ENTRIES - self._entries, self._deletions.room()
 
-    def _node(self, entry: Entry, parent: int, base: bytes) -> None:
-        kind = {tar.CHARACTER: stat.S_IFCHR, tar.BLOCK_DEVICE: stat.S_IFBLK, tar.FIFO: stat.S_IFIFO}[entry.type]
-        attributes = _attributes(entry, kind)
-        major, minor = (0, 0) if kind == stat.S_IFIFO else (entry.major, entry.minor)
-        self._call(lib.pc_create_node, parent, base, attributes, major, minor)
+        def create(data: memoryview) -> tuple[int, int, int]:
+            return self._creator.plain_files(parent, prefix, data, most, names)
 
-    def _set_xattrs(self, fd: int, entry: Entry) -> None:
+        self._count(*self._archive.plain_files(create))
+        if names:
+            self._deletions.made(self._directories.inode, bytes(names))
+
+    # ---- extended attributes
+
+    def _replace_xattrs(self, directory: int, entry: Entry) -> None:
+        """Of a directory that was there: the entry's instead of its own."""
+        for name in carried_xattrs(f"/proc/self/fd/{directory}/"):
+            os.removexattr(directory, name)
+        self._set_xattrs(directory, entry)
+
+    def _set_xattrs(self, place: int | str, entry: Entry) -> None:
         for name, value in entry.xattrs.items():
-            if name.startswith(b"user.") or name in _OTHER_XATTRS:
-                os.setxattr(f"/proc/self/fd/{fd}", name, value)
+            if not is_carried(name):
+                continue
+            try:
+                os.setxattr(place, name, value, follow_symlinks=isinstance(place, int))
+            except OSError as error:
+                if error.errno != errno.ENOTSUP and not (error.errno == errno.EPERM and _in_user_namespace()):
+                    raise
+                self._skip(entry, f"the attribute {os.fsdecode(name)}: {error.strerror}")
 
-    # ---- directories
-
-    def _parent(self, path: bytes) -> int:
-        """The directory at a path, whose missing parts are made with the mode 0755. Open until `close`."""
-        if not path:
-            return self.root
-        fd = self._existing_parent(path)
-        if fd is None:
-            fd = self._parents[path] = self._make_directories(path)
-        return fd
-
-    def _existing_parent(self, path: bytes) -> int | None:
-        """The same, None when it is not there. The one that was used last is the last to be closed."""
-        if not path:
-            return self.root
-        fd = self._parents.pop(path, None)
-        if fd is None:
-            fd = self._open_directory(path)
-        if fd is not None:
-            self._parents[path] = fd
-        if len(self._parents) > PARENTS:
-            os.close(self._parents.pop(next(iter(self._parents))))
-        return fd
-
-    def _open_directory(self, path: bytes) -> int | None:
-        """A directory as a process with this root would find it; None when there is none."""
-        try:
-            return open_in_root(self.root, path or b".", os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return None
-            raise self._failure(error) from None
-
-    def _make_directories(self, path: bytes) -> int:
-        fd = os.dup(self.root)
-        at = b""
-        try:
-            for part in path.split(b"/"):
-                at = at + b"/" + part if at else part
-                following = self._open_directory(at)
-                if following is None:
-                    following = self._make_directory(fd, part)
-                os.close(fd)
-                fd = following
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    def _make_directory(self, parent: int, name: bytes) -> int:
-        try:
-            os.mkdir(name, dir_fd=parent)
-        except FileExistsError:
-            raise self._refusal("what should be a directory above it is none, or a link to nowhere") from None
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        os.fchmod(fd, 0o755)
-        return fd
-
-    def _remove_directory(self, path: bytes, parent: int, base: bytes) -> None:
-        remove_tree(f"/proc/self/fd/{parent}/{os.fsdecode(base)}")
-        self.close()  # some of the parents were in it
-        for directory in [known for known in self._directories if known.startswith(path + b"/")]:
-            del self._directories[directory]
-
-    def _call(self, function: Any, *arguments: Any) -> int:
-        """A function of layers.c, whose failure becomes an error."""
-        result: int = function(*arguments, self._outcome)
-        if result >= 0:
-            return result
-        call = ffi.string(self._outcome.call).decode()
-        raise self._failure(OSError(-result, os.strerror(-result), call))
-
-    def _failure(self, error: OSError) -> Exception:
-        """What the layer itself brings about is its fault; the rest is the machine's."""
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV, errno.EINVAL, errno.EEXIST, errno.EMLINK):
-            return self._refusal(f"the kernel refuses it: {error.strerror}")
-        return error
+    def _skip(self, entry: Entry, what: str) -> None:
+        self._skipped.append(f"{os.fsdecode(entry.name)}: {what}")
 
 
-def _attributes(entry: Entry, kind: int = 0) -> Any:
-    seconds, nanoseconds = divmod(entry.mtime_ns, 10**9)
-    return ffi.new(
-        "struct pc_attributes *", (entry.mode | kind, entry.uid, entry.gid, os.geteuid() == 0, seconds, nanoseconds)
-    )
+def _normal(name: bytes) -> bytes:
+    """The path without empty and "." components, relative to the root."""
+    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise Malformed("a name with '..' could lead outside")
+    if any(part.startswith(PREFIX) for part in parts[:-1]) and parts[0] not in AUFS_OWN:
+        raise Malformed("a name below that of a whiteout")
+    path = b"/".join(parts)
+    if len(path) > LONGEST_PATH:
+        raise Malformed(f"a path of {len(path)} bytes; {LONGEST_PATH} are the most")
+    return path
 
 
-def _is_small(entry: Entry) -> bool:
-    """Whether it is a file that one call creates."""
-    return entry.type == tar.REGULAR and entry.size <= SMALL and entry.segments is None and not entry.xattrs
+def _check(entry: Entry) -> None:
+    if not (0 <= entry.uid <= LARGEST_ID and 0 <= entry.gid <= LARGEST_ID):
+        raise Malformed(f"its owner {entry.uid}:{entry.gid} is not from 0 to {LARGEST_ID}")
+    if not -LATEST < entry.mtime_ns // 10**9 < LATEST:
+        raise Malformed("its time is beyond what a file system can hold")
+    if entry.type in (tar.CHARACTER, tar.BLOCK_DEVICE):
+        if not (0 <= entry.major < 2**12 and 0 <= entry.minor < 2**20):
+            raise Malformed("its device number is out of range")
+        if entry.type == tar.CHARACTER and entry.major == entry.minor == 0:
+            raise Malformed("a character device 0:0 is a whiteout of overlayfs")
+    if entry.type == tar.SYMLINK and not entry.link:
+        raise Malformed("it is a symbolic link to nowhere")
+    for name in entry.xattrs:
+        if is_overlay(name):
+            raise Malformed(f"the attribute {os.fsdecode(name)} is overlayfs's own")
+        if b"\0" in name:
+            raise Malformed("an attribute with a NUL byte in its name")
 
 
-def _with_parents(path: bytes) -> Iterator[bytes]:
-    while path:
-        yield path
-        path = path.rpartition(b"/")[0]
+def _attributes(entry: Entry) -> Attributes:
+    return Attributes(entry.mode, entry.uid, entry.gid, entry.mtime_ns)
 
 
-def _write(fd: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
+def _is_same(a: int, name_a: bytes, b: int, name_b: bytes) -> bool:
+    return name_a == name_b and os.fstat(a).st_ino == os.fstat(b).st_ino
+
+
+def _in_user_namespace() -> bool:
+    """Whether the user is not the machine's root, who may do everything."""
+    with open("/proc/self/uid_map") as file:
+        return os.geteuid() != 0 or file.read().split() != ["0", "0", "4294967295"]
+
+
+def _write(fd: int, entry: Entry, archive: Archive) -> None:
+    """The data of the current entry, each part at its place."""
+    pieces = archive.data()
+    piece = memoryview(b"")
+    for offset, length in ((0, entry.size),) if entry.segments is None else entry.segments:
+        while length:
+            piece = piece or next(pieces)
+            count = os.pwrite(fd, piece[:length], offset)
+            offset, length, piece = offset + count, length - count, piece[count:]
+    os.ftruncate(fd, entry.size)

@@ -33,14 +33,18 @@ def write_layer(
     the whole tree. The directories above a change come with it. What a running container removes meanwhile is left out;
     a file that it shortens is filled with zeros. Sockets cannot be in a layer.
 
-    epoch: seconds since 1970; later times are written as this one (the variable SOURCE_DATE_EPOCH of reproducible
-        builds, see `source_date_epoch`).
+    epoch: seconds since 1970; later times are written as this one (see `source_date_epoch`).
+
+    Raises `LayerError` for a name that would mean a deletion.
     """
     _Layer(write, tree, epoch).write(changes)
 
 
 def source_date_epoch() -> int | None:
-    """The variable SOURCE_DATE_EPOCH of the environment. Raises `InvalidArgument` when it is no number."""
+    """The variable SOURCE_DATE_EPOCH of the environment, as reproducible builds set it.
+
+    Raises `InvalidArgument` when it is no number.
+    """
     value = os.environ.get("SOURCE_DATE_EPOCH")
     if not value:
         return None

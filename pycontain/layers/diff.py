@@ -14,7 +14,7 @@ from typing import Literal
 from attrs import define, field, frozen
 
 from pycontain.errors import SnapshotError
-from pycontain.layers.xattrs import carried_xattrs, is_overlay
+from pycontain.layers.xattrs import carried_xattrs, is_overlay, xattr_names
 from pycontain.linux.paths import Resolve, openat2
 
 Kind = Literal["added", "modified", "deleted"]
@@ -194,13 +194,14 @@ def _is_whiteout(info: os.stat_result) -> bool:
 
 
 def _is_opaque(directory: int) -> bool:
-    names = os.listxattr(directory)
+    """Whether a directory of an upper directory hides all that the layers below have there."""
+    names = xattr_names(directory, follow=True)
     return any(name in names and os.getxattr(directory, name) == b"y" for name in _OPAQUE)
 
 
 def _check_marks(place: _Place, path: str) -> None:
     if stat.S_ISDIR(place.stat.st_mode) or stat.S_ISREG(place.stat.st_mode):
-        for name in map(os.fsencode, os.listxattr(place.path, follow_symlinks=False)):
+        for name in map(os.fsencode, xattr_names(place.path)):
             if is_overlay(name) and name.rpartition(b".")[2] in _ELSEWHERE:
                 raise SnapshotError(
                     f"the changes of {path} are not in the snapshot alone ({name.decode()})",

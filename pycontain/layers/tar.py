@@ -110,6 +110,23 @@ class Archive:
         self._left -= size
         return self._take(size)
 
+    def peek(self, size: int) -> bytes:
+        """The same, to be read again."""
+        left = self._left
+        data = self.whole(size)
+        self._left, self._at = left, self._at - len(data)
+        return data
+
+    def plain_files(self, create: Callable[[memoryview], tuple[int, int, int]]) -> tuple[int, int]:
+        """Has `create` take entries from what is in memory. It says how many bytes it has taken, how many entries they
+        were, and of what size; the last two are returned."""
+        if self._globals:  # which would change what the headers say
+            return 0, 0
+        self._skip()
+        used, count, size = create(memoryview(self._buffer)[self._at :])
+        self._at += used
+        return count, size
+
     # ---- headers
 
     def _next(self) -> Entry | None:
@@ -174,6 +191,8 @@ class Archive:
             name, header.type or REGULAR, header.mode & 0o7777, header.uid, header.gid, header.mtime * _NS,
             header.size, header.size, link, header.major, header.minor,
         )
+        if header.mode < 0:
+            raise Malformed(f"its mode is {header.mode}")
         if entry.type not in _TYPES:
             raise Malformed(f"its type {chr(entry.type)!r} is not one of those that an image may have")
         if self._globals or local:

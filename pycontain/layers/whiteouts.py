@@ -29,8 +29,3 @@ class Whiteouts(enum.Enum):
     def opaque_xattr(self) -> str:
         """The extended attribute of an opaque directory."""
         return self.value + "opaque"
-
-
-def is_overlay_xattr(name: bytes) -> bool:
-    """Whether overlayfs would act on this attribute: one that comes with a layer could show what other layers hide."""
-    return name.startswith((b"trusted.overlay.", b"user.overlay."))

@@ -20,16 +20,19 @@ def is_carried(name: bytes) -> bool:
     return name in _CARRIED or (name.startswith(b"user.") and not is_overlay(name))
 
 
-def carried_xattrs(path: str, *, follow: bool = False) -> dict[bytes, bytes]:
-    """The carried attributes of what is at a path, whose last component is followed only when that is asked for. None
-    of them when its file system knows no attributes."""
+def xattr_names(place: str | int, *, follow: bool = False) -> list[str]:
+    """The names of all attributes; none when the file system knows no attributes."""
     try:
-        names = os.listxattr(path, follow_symlinks=follow)
+        return os.listxattr(place, follow_symlinks=follow or isinstance(place, int))
     except OSError as error:
         if error.errno == errno.ENOTSUP:
-            return {}
+            return []
         raise
+
+
+def carried_xattrs(path: str, *, follow: bool = False) -> dict[bytes, bytes]:
+    """The carried attributes of what is at a path, whose last component is not followed unless that is asked for."""
     return {
-        encoded: os.getxattr(path, encoded, follow_symlinks=follow)
-        for encoded in map(os.fsencode, names) if is_carried(encoded)
+        name: os.getxattr(path, name, follow_symlinks=follow)
+        for name in map(os.fsencode, xattr_names(path, follow=follow)) if is_carried(name)
     }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,7 @@ from programs import popen
 from small_images import put_blob, put_image
 
 from pycontain.content import ContentStore, Digest
+from pycontain.content.store import Blob
 from pycontain.images.chain import chain_ids
 from pycontain.images.contents import Contents, contents_of
 from pycontain.images.gc import Collected, collect
@@ -23,7 +25,7 @@ from pycontain.images.store import Store
 from pycontain.metadata import ContainerRecord, ImageRecord
 from pycontain.snapshots.base import Snapshotter
 from pycontain.spec import Descriptor, Index, encode
-from pycontain.spec.media_types import OCI_INDEX
+from pycontain.spec.media_types import OCI_INDEX, OCI_MANIFEST
 
 NOTHING = Collected(0, 0, 0)
 BASE = {"bin/sh": b"no shell", "base": bytes(10_000)}
@@ -237,6 +239,65 @@ def test_chain_ids_are_those_of_the_specification() -> None:
     assert chain_ids([a]) == (a,)
     assert chain_ids([a, b])[0] == a
     assert chain_ids([a, b]) != chain_ids([b, a])
+
+
+class Meddling(ContentStore):
+    """Lets others do something at the two moments that matter: when most is known, and when the removal has begun."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.after_walk: Callable[[], object] = lambda: None
+        self.before_remove: Callable[[], object] = lambda: None
+
+    def walk(self) -> Iterator[Blob]:
+        yield from list(super().walk())
+        self.after_walk()
+
+    def remove(self, digest: Digest | str) -> bool:
+        self.before_remove()
+        return super().remove(digest)
+
+
+def test_what_is_leased_or_named_while_it_is_at_work_stays(store: Store) -> None:
+    leased, named = add(store, "one", {"a": b"1"}), add(store, "two", {"b": b"2"})
+    store.images.remove("one")
+    store.images.remove("two")
+    content = store._content = Meddling(store.content.path)
+    with store.leases.hold() as lease:
+        def meddle() -> None:
+            lease.add("blob", leased.descriptor.digest)
+            store.images.put(ImageRecord("two", OCI_MANIFEST, named.descriptor.digest, named.descriptor.size))
+
+        content.after_walk = meddle
+        assert collect(store) == NOTHING
+        assert blobs(store) == blobs_of(leased) | blobs_of(named)
+        assert snapshots(store) == {*leased.chain_ids, *named.chain_ids}
+
+
+def test_who_leases_a_blob_while_it_is_removed_finds_what_will_be(store: Store) -> None:
+    """The lease waits for the removal: otherwise it would be found, and be gone a moment later."""
+    image = add(store, "one", BASE, {"top": b"1"})
+    store.images.remove("one")
+    content = store._content = Meddling(store.content.path)
+    found: dict[str, bool] = {}
+
+    def lease_all() -> None:
+        with store.leases.hold() as lease:
+            for digest in blobs_of(image):
+                lease.add("blob", digest)
+                found[digest] = content.info(digest) is not None
+
+    thread = threading.Thread(target=lease_all)
+
+    def meddle() -> None:
+        if thread.ident is None:
+            thread.start()
+            thread.join(0.2)  # it cannot end before the collection does, but would if it did not wait
+
+    content.before_remove = meddle
+    assert collect(store).blobs == 4
+    thread.join()
+    assert found == dict.fromkeys(blobs_of(image), False)
 
 
 # Each process pulls from a source of its own: blobs are leased, asked for, and written when they are missing; then the
