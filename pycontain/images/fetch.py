@@ -39,9 +39,7 @@ def fetch_all(store: Store, lease: Lease, descriptors: list[Descriptor], source:
 
 def fetch(content: ContentStore, descriptor: Descriptor, source: Source, progress: Progress) -> None:
     """One blob, which the caller has leased."""
-    if content.info(descriptor.digest) is not None and not content.verify(descriptor.digest, descriptor.size):
-        content.remove(descriptor.digest)
-    with content.ingest(descriptor.digest, descriptor.size) as ingest:
+    with content.ingest(descriptor.digest, descriptor.size, verify=True) as ingest:
         for attempt in range(ATTEMPTS):
             if ingest.done:
                 break

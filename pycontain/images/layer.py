@@ -69,9 +69,11 @@ class WritableLayer:
     @property
     def plan_key(self) -> object:
         """What containers have in common that can be started by the same plan."""
-        from pycontain.snapshots.base import Overlay
+        from pycontain.snapshots.base import Directory, Overlay
 
-        return self.image.digest, self.root.lowers if isinstance(self.root, Overlay) else None
+        if isinstance(self.root, Overlay):
+            return self.image.digest, self.root.lowers
+        return self.image.digest, None if isinstance(self.root, Directory) else self.root
 
     def changes(self) -> list[Change]:
         """What has been written to it, compared with the image; sorted by path."""
