@@ -28,6 +28,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
     """In the directory of a committed snapshot is the image, and `fs` without its content: the root's attributes."""
 
     name: ClassVar[str] = "erofs"
+    seals_durably: ClassVar[bool] = True
 
     @classmethod
     def probe(cls, directory: str) -> str | None:
@@ -48,6 +49,8 @@ class ErofsSnapshotter(OverlaySnapshotter):
     def _seal(self, number: int, parents: Sequence[int]) -> Usage | None:
         super()._seal(number, parents)
         make_image(self._path(number))
+        for path in (self._image(number), self._files(number), self._path(number), self.directory):
+            _write_out(path)
         return Usage(os.stat(self._image(number)).st_blocks * 512, 1)
 
     def _settle(self, number: int) -> None:
@@ -80,13 +83,16 @@ def make_image(directory: str) -> None:
         )
         if done.returncode != 0:
             raise SnapshotError(f"mkfs.erofs has failed with status {done.returncode}: {done.stderr.strip()[-500:]}")
-        fd = os.open(f"{directory}/{hidden}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
         os.rename(f"{directory}/{hidden}", f"{directory}/{IMAGE}")
     except BaseException:
         if os.path.exists(f"{directory}/{hidden}"):
             os.unlink(f"{directory}/{hidden}")
         raise
+
+
+def _write_out(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -36,6 +36,7 @@ class RecordedSnapshotter(ABC):
 
     name: ClassVar[str]
     rebase: ClassVar[bool] = False
+    seals_durably: ClassVar[bool] = False  # whether a sealed snapshot is on the disk
     whiteouts: Whiteouts
 
     def __init__(self, directory: str, database: Database) -> None:
@@ -116,7 +117,7 @@ class RecordedSnapshotter(ABC):
                 parents = self._records.chain(parent)
         with self._described("committed", key):
             usage = self._seal(record.id, parents) or usage or self._measure(record.id, parents)
-            if not flushed:
+            if not (flushed or self.seals_durably):
                 self.flush()
         self._records.commit(name, key, size=usage.size, inodes=usage.inodes, parent=parent, durable=True)
         with self._described("committed", name):

@@ -326,6 +326,7 @@ def test_another_object_on_the_same_store_sees_the_same(layers: Store) -> None:
     other = type(layers.snapshots)(layers.snapshots.directory, layers.database)
     assert list(other.walk()) == list(layers.snapshots.walk())
     assert other.prepare("box", "top") == layers.snapshots.root("box")
+    other.close()
 
 
 def test_the_changes_of_a_layer_can_be_read_after_it_was_committed(layers: Store) -> None:
