@@ -39,8 +39,9 @@ class Collected:
     bytes: int
 
 
-def collect(store: Store) -> Collected:
-    """Removes what nothing refers to, and what interrupted processes have left.
+def collect(store: Store, *, pending_age: float = 0) -> Collected:
+    """Removes what nothing refers to, and what interrupted processes have left. An interrupted download to which was
+    written less than `pending_age` seconds ago may still be resumed, and stays.
 
     Raises `StoreError` when the store cannot be read or written. What was removed until then was garbage.
     """
@@ -54,7 +55,7 @@ def collect(store: Store) -> Collected:
         snapshots = _remove_snapshots(store, reached)
         blobs = [blob for blob in found if str(blob.digest) not in reached and store.content.remove(blob.digest)]
     sweep(store)  # the files of those snapshots
-    store.content.clean_ingests()
+    store.content.clean_ingests(pending_age)
     remove_unheld(os.path.join(store.path, "locks"))
     _remove_trials(os.path.join(store.path, "snapshots"))
     return Collected(len(blobs), len(snapshots), _sizes(blobs) + _sizes(snapshots))

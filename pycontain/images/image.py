@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pycontain.metadata import ImageRecord
     from pycontain.spec.image import History, ImageConfig, Manifest
 
+RESUMABLE = 86400.0  # seconds for which an interrupted download is kept, unless everything is pruned
+
 
 @frozen
 class Image:
@@ -181,6 +183,8 @@ class Image:
         full = _tagged(name)
         with self.store.leases.hold() as lease:
             lease.add("blob", self.target.digest)
+            if self.store.content.info(self.target.digest) is None:
+                raise ImageNotFound(f"the image {self.name!r} has been removed")
             target = self.target
             self.store.images.put(ImageRecord(full, target.media_type, target.digest, target.size))
         write_index(self.store)
@@ -225,7 +229,7 @@ class Image:
         if not self.store.images.remove(self.name):
             raise ImageNotFound(f"there is no image {self.name!r} in the store")
         write_index(self.store)
-        collect(self.store)
+        collect(self.store, pending_age=RESUMABLE)
 
 
 def _tagged(name: str) -> str:

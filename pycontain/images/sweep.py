@@ -21,10 +21,12 @@ def sweep_once(store: Store) -> None:
 
 def sweep(store: Store) -> None:
     """Removes what the dead have left. Safe at any time, also while others are at work."""
+    from pycontain.snapshots.choose import NAMES
+
     snapshots = os.path.join(store.path, "snapshots")
     names = os.listdir(snapshots) if os.path.isdir(snapshots) else []
-    for name in names:
-        if name.isalnum():
+    for name in NAMES:
+        if name in names:
             store.snapshotter(name).cleanup()
     store.containers.sweep()
     store.leases.sweep()
