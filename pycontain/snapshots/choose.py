@@ -55,6 +55,8 @@ def probe(name: str, directory: str) -> str | None:
         os.makedirs(directory, 0o700, exist_ok=True)
     except OSError as error:
         return f"{directory} cannot be made: {error}"
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        return f"{directory} cannot be written"
     return kind.probe(directory)
 
 

@@ -70,8 +70,7 @@ class DevicemapperSnapshotter(RecordedSnapshotter):
         os.mkdir(path, 0o700)
         self._pool.make(number, parents[0] if parents else None)
         if not parents:
-            with self._opened(number, kind) as root:
-                _format(root.source)
+            self._format(number)
             with self._mounted(number, kind, MountAttr(0)) as directory:
                 os.rmdir(f"{directory}/lost+found")
 
@@ -123,6 +122,19 @@ class DevicemapperSnapshotter(RecordedSnapshotter):
             self._release(number)
         self._pool.close()
 
+    def _format(self, number: int) -> None:
+        """mkfs.ext4 has the descriptor as well: if this process is killed, the path stays that of the same device."""
+        held = self._open(number, "active")
+        try:
+            done = subprocess.run(
+                [*MKFS, held.path], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                text=True, errors="replace", timeout=MKFS_LIMIT, check=False, pass_fds=(held.fd,),
+            )
+        finally:
+            held.close()
+        if done.returncode != 0:
+            raise SnapshotError(f"mkfs.ext4 has failed with status {done.returncode}: {done.stderr.strip()[-500:]}")
+
     def _open(self, number: int, kind: Kind) -> Held:
         return self._pool.open(number, DEVICE_SIZE, read_only=kind != "active")
 
@@ -156,12 +168,3 @@ def _file_system(held: Held, kind: Kind) -> FileSystem:
 
 def _number(path: str) -> int:
     return int(os.path.basename(path), 36)
-
-
-def _format(device: str) -> None:
-    done = subprocess.run(
-        [*MKFS, device], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        errors="replace", timeout=MKFS_LIMIT, check=False,
-    )
-    if done.returncode != 0:
-        raise SnapshotError(f"mkfs.ext4 has failed with status {done.returncode}: {done.stderr.strip()[-500:]}")

@@ -47,7 +47,7 @@ class RecordedSnapshotter(ABC):
     @classmethod
     @abstractmethod
     def probe(cls, directory: str) -> str | None:
-        """Why snapshots cannot be kept below an existing directory, as a clause; None when they can."""
+        """Why snapshots cannot be kept below a directory that can be written, as a clause; None when they can."""
 
     @classmethod  # noqa: B027
     def create(cls, directory: str) -> None:

@@ -13,6 +13,15 @@ from pycontain.metadata import Database
 from pycontain.metadata.owners import Owners
 from pycontain.snapshots.choose import NAMES, probe
 
+
+def takes_attributes(directory: str) -> bool:
+    try:
+        os.setxattr(directory, "user.mark", b"1")
+    except OSError:
+        return False
+    return True
+
+
 # These are made before the first test looks what is open: what they hold is not left behind by it.
 
 
@@ -21,7 +30,7 @@ def memory() -> Iterator[Place | str]:
     """A tmpfs, or why there is none."""
     try:
         with mounted("tmpfs", ("size", "512m")) as place:
-            yield place
+            yield place if takes_attributes(place.path) else "tmpfs has no attributes of users before Linux 6.6"
     except PermissionError as error:
         yield f"file systems cannot be mounted: {error}"
 
@@ -62,6 +71,13 @@ def tmpfs(memory: Place | str) -> Place:
     return memory
 
 
+@pytest.fixture
+def overlay_works(tmpfs: Place) -> None:
+    reason = probe("overlay", tmpfs.path)
+    if reason is not None:
+        pytest.skip(f"overlay cannot be used: {reason}")
+
+
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -70,7 +86,8 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def place(name: str, memory: Place | str, btrfs: Place | str, named: Place) -> Place:
     """A file system for the snapshotter. mkfs.erofs looks for the whole path, which a detached mount does not have."""
-    place = {"btrfs": btrfs, "erofs": named, "devicemapper": named}.get(name, memory)
+    places = {"overlay": memory, "native": named if isinstance(memory, str) else memory, "btrfs": btrfs}
+    place = places.get(name, named)
     reason = place if isinstance(place, str) else probe(name, place.path)
     if reason is not None:
         pytest.skip(f"{name} cannot be used: {reason}")

@@ -14,7 +14,7 @@ from pycontain.snapshots.base import Snapshotter
 from pycontain.snapshots.choose import AUTOMATIC, NAMES, best, probe, snapshotter
 
 
-def test_overlay_is_chosen_where_it_works(tmpfs: Place, database: Database) -> None:
+def test_overlay_is_chosen_where_it_works(tmpfs: Place, overlay_works: None, database: Database) -> None:
     directory = tmpfs.new()
     chosen: Snapshotter = snapshotter(None, directory, database)
     assert chosen.name == best(directory) == "overlay"
@@ -27,7 +27,7 @@ def test_native_is_chosen_where_overlay_does_not_work(tmpfs: Place, database: Da
         assert snapshotter(None, directory, database).name == best(directory) == "native"
 
 
-def test_what_a_store_has_is_kept(tmpfs: Place, database: Database) -> None:
+def test_what_a_store_has_is_kept(tmpfs: Place, overlay_works: None, database: Database) -> None:
     directory = tmpfs.new()
     assert snapshotter("native", directory, database).name == "native"
     assert snapshotter(None, directory, database).name == "native"
@@ -56,7 +56,7 @@ def test_aufs_is_refused_with_its_reason(database: Database, tmp_path: Path) -> 
         snapshotter("aufs", str(tmp_path), database)
 
 
-def test_overlay_is_refused_on_an_overlay(tmpfs: Place, database: Database) -> None:
+def test_overlay_is_refused_on_an_overlay(tmpfs: Place, overlay_works: None, database: Database) -> None:
     directory = tmpfs.new()
     for name in ("lower", "upper", "work"):
         os.mkdir(f"{directory}/{name}")
