@@ -5,7 +5,8 @@ What they are like inside is in `description`, what they may do in `hardening`: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
@@ -210,18 +211,23 @@ class Container(Hardened):
         the built-in init) is said by annotations, which `from_spec` understands. The root of an image is `rootfs`,
         as in a bundle: `Image.unpack` puts it there.
         """
-        spec = self._image_spec() if self._source is not None else self._resolved()
+        if self._source is None:
+            spec = self._resolved()
+        else:
+            with self._trial_layer() as layer:
+                spec = self._resolved(layer)
         if argv:
             spec = evolve(spec, process=evolve(process_of(spec), args=tuple(argv)))
         spec = with_profile(spec, self._seccomp)
         return spec if self._as_written else with_device_rules(spec)
 
-    def _image_spec(self) -> Spec:
+    @contextmanager
+    def _trial_layer(self) -> Iterator[WritableLayer]:
+        """A layer of which only what it is made of is looked at."""
         assert self._source is not None
-        image = self._source.resolve()
-        layer = self._layer(image)
+        layer = self._layer(self._source.resolve())
         try:
-            return self._resolved(image, layer)
+            yield layer
         finally:
             layer.remove()
 
@@ -229,12 +235,8 @@ class Container(Hardened):
         """The steps that a start goes through, in their order; `print` shows one a line."""
         if self._source is None:
             return self._compile().plan
-        image = self._source.resolve()
-        layer = self._layer(image)
-        try:
-            return self._compile(None, image, layer).plan
-        finally:
-            layer.remove()
+        with self._trial_layer() as layer:
+            return self._compile(None, layer).plan
 
     def _task(
         self, argv: Sequence[str] | None, terminal: ConsoleSize | None, encoding: str = "utf-8", errors: str = "strict"
@@ -252,7 +254,7 @@ class Container(Hardened):
         words = image_root.command(image, argv)
         layer = self._layer(image)
         try:
-            return Task(self._compile(terminal, image, layer), words, encoding, errors, layer)
+            return Task(self._compile(terminal, layer), words, encoding, errors, layer)
         except BaseException:
             layer.remove()
             raise
@@ -263,17 +265,13 @@ class Container(Hardened):
         image_root.check(self._spec)
         return WritableLayer.prepare(image, self._source.snapshotter if self._source is not None else None)
 
-    def _compile(
-        self, terminal: ConsoleSize | None = None, image: Image | None = None, layer: WritableLayer | None = None
-    ) -> Compiled:
+    def _compile(self, terminal: ConsoleSize | None = None, layer: WritableLayer | None = None) -> Compiled:
         try:
-            return self._compile_for(terminal, image, layer)
+            return self._compile_for(terminal, layer)
         except OSError as error:
             raise no_descriptors(error) from None
 
-    def _compile_for(
-        self, terminal: ConsoleSize | None, image: Image | None, layer: WritableLayer | None
-    ) -> Compiled:
+    def _compile_for(self, terminal: ConsoleSize | None, layer: WritableLayer | None) -> Compiled:
         fill_standard_streams()
         for kind, task in self._joined:
             if task.state not in ("running", "paused"):  # its pid may be another's by now
@@ -281,7 +279,7 @@ class Container(Hardened):
         key = terminal, None if layer is None else layer.plan_key
         compiled = self._compiled.get(key)
         if compiled is None or not compiled.is_current():
-            spec = self._resolved(image, layer)
+            spec = self._resolved(layer)
             if terminal is not None:
                 spec = evolve(spec, process=evolve(process_of(spec), terminal=True, console_size=terminal))
             default_filter = self._seccomp == DEFAULT_PROFILE
@@ -290,10 +288,10 @@ class Container(Hardened):
             compiled = self._compiled[key] = compile_spec(spec, default_filter, None if layer is None else layer.root)
         return compiled
 
-    def _resolved(self, image: Image | None = None, layer: WritableLayer | None = None) -> Spec:
+    def _resolved(self, layer: WritableLayer | None = None) -> Spec:
         """The specification with the user's ids, groups and home directory, and what the image says."""
-        if image is not None and layer is not None:
-            return image_root.resolved(self._spec, image, layer, self._user)
+        if layer is not None:
+            return image_root.resolved(self._spec, layer, self._user)
         if self._user is None and self._as_written:
             return self._spec
         return with_user(self._spec, self._user)

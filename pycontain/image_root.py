@@ -37,8 +37,9 @@ def command(image: Image, argv: Sequence[str] | None) -> Sequence[str]:
     return words
 
 
-def resolved(spec: Spec, image: Image, layer: WritableLayer, user: str | None) -> Spec:
+def resolved(spec: Spec, layer: WritableLayer, user: str | None) -> Spec:
     """The specification with what the image says where the container says nothing: environment, directory and user."""
+    image = layer.image
     config = image.config.config
     process = process_of(spec)
     directory = config.working_dir or "/" if process.cwd == UNSET else process.cwd

@@ -6,7 +6,7 @@ from pycontain.errors import InvalidReference
 from pycontain.images.archives import save_docker_archive, save_oci_archive
 from pycontain.images.layout import save_layout
 from pycontain.images.store import Store
-from pycontain.registry.reference import DockerArchive, Layout, OciArchive, Reference, Source
+from pycontain.registry.reference import DockerArchive, OciArchive, Reference, Source
 from pycontain.spec.image import Descriptor
 
 
@@ -21,8 +21,4 @@ def save(store: Store, target: Descriptor, name: str, destination: Source) -> No
     elif isinstance(destination, OciArchive):
         save_oci_archive(store.content, [(destination.tag or own, target)], destination.path)
     else:
-        _save_layout(store, target, own, destination)
-
-
-def _save_layout(store: Store, target: Descriptor, name: str | None, destination: Layout) -> None:
-    save_layout(store.content, [(destination.tag or name, target)], destination.path)
+        save_layout(store.content, [(destination.tag or own, target)], destination.path)
